@@ -1,0 +1,51 @@
+"""`simgap run --again`: does a committed run once more, into a scratch folder, and compares what both hold."""
+
+import tempfile
+from hashlib import file_digest
+from pathlib import Path
+
+from simgap import runs, worker
+from simgap.store import Store
+
+
+def again(store: Store, path: str) -> list[tuple[str, str, str]]:
+    """(table or file, checksum then, checksum now) of everything that a committed run holds and holds again.
+
+    Raises `Missing` when the run was never committed.
+    """
+    before = runs.load(store, path)
+    with tempfile.TemporaryDirectory(prefix="simgap-again-") as folder:
+        scratch = _Scratch(store, Path(folder), path)
+        for name in ("request.json", "units.json"):
+            scratch.put(f"{path}/{name}", store.get(f"{path}/{name}"))
+        after = worker.do_run(scratch, path)
+    then, now = checksums(before) | damaged(store, before), checksums(after)
+    return [(name, then.get(name, "-"), now.get(name, "-")) for name in sorted({*then, *now})]
+
+
+class _Scratch(Store):
+    """A store that keeps one run's folder elsewhere and everything else where it is."""
+
+    def __init__(self, base: Store, folder: Path, run: str) -> None:
+        super().__init__(base.root)
+        self._folder, self._run = Store(f"file://{folder}"), run
+
+    def _locate(self, uri: str):
+        return (self._folder if uri.startswith(self._run) else super())._locate(uri)
+
+
+def damaged(store: Store, run: runs.Run) -> dict[str, str]:
+    """What a run holds no longer: tables and files whose stored bytes are not those that were committed."""
+    stored = [*((name, part) for name, parts in run.tables.items() for part in parts), *run.files.items()]
+    return {name: "damaged" for name, file in stored if _sha256(store, file.path) != file.sha256}
+
+
+def _sha256(store: Store, path: str) -> str:
+    with store.reader(path) as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def checksums(run: runs.Run) -> dict[str, str]:
+    """What each table and file of a run holds."""
+    sums = {name: runs.content_of({name: parts}, {}) for name, parts in run.tables.items()}
+    return sums | {name: file.sha256 for name, file in run.files.items()}

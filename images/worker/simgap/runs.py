@@ -1,0 +1,219 @@
+"""The run folder: request.json, units.json, a manifest for each unit done, and run.json, the commit.
+
+runs/<stage>/<name>-<key>/
+  request.json               what is asked
+  units.json                 the cut into units
+  units/0003-<try>.<name>    what one try of one unit made
+  units/0003.json            the unit's manifest, put-if-absent: the first try to write it has done the unit
+  kept/0003/<name>           what survives a killed try (a training's checkpoints)
+  run.json                   the commit, put-if-absent: no run.json, no run
+"""
+
+import json
+from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from simgap.errors import Missing, SimgapError
+from simgap.request import Frozen, Input, Request, Unit, canonical_json
+from simgap.store import Store
+
+
+class Table(Frozen):
+    """A parquet file of a unit. `content` is the sum of its parts' checksums, so it does not depend on the cut."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    content: str
+
+
+class File(Frozen):
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Counts(Frozen):
+    listed: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(listed=self.listed + other.listed, done=self.done + other.done, failed=self.failed + other.failed)
+
+
+class Manifest(Frozen):
+    """What one unit made, and who made it."""
+
+    unit: Unit
+    tables: dict[str, Table]
+    files: dict[str, File]
+    counts: Counts
+    facts: dict[str, Any]
+    who: dict[str, Any]
+    started: datetime
+    ended: datetime
+
+
+class Run(Frozen):
+    """run.json: a stage done once on one request."""
+
+    run: str
+    stage: str
+    name: str
+    key: str
+    revision: int
+    content: str
+    inputs: list[str]
+    tables: dict[str, list[Table]]
+    files: dict[str, File]
+    counts: Counts
+    facts: list[dict[str, Any]]
+    who: list[dict[str, Any]]
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    started: datetime
+    ended: datetime
+    seconds: float
+
+    def as_input(self) -> Input:
+        return Input(run=self.run, content=self.content)
+
+
+def begin(store: Store, request: Request) -> None:
+    """Writes what is asked; a request that was begun before stays as it is, cut and all."""
+    if store.create(f"{request.path}/request.json", pretty(request.document())) or not store.exists(
+        f"{request.path}/units.json"
+    ):
+        _write_units(store, request)
+
+
+def units(store: Store, run: str) -> list[Unit]:
+    return [Unit(**unit) for unit in json.loads(store.get(f"{run}/units.json"))]
+
+
+def request_document(store: Store, run: str) -> dict[str, Any]:
+    """Raises SimgapError when the folder holds no request."""
+    try:
+        return json.loads(store.get(f"{run}/request.json"))
+    except Missing as error:
+        raise SimgapError(
+            f"{store.url(run)}: no request.json there; give a run's folder, runs/<stage>/<name>-<key>"
+        ) from error
+
+
+def manifest_path(run: str, unit: Unit) -> str:
+    return f"{run}/units/{unit.number:04d}.json"
+
+
+def manifest(store: Store, run: str, unit: Unit) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json(store.get(manifest_path(run, unit)))
+    except Missing:
+        return None
+
+
+def missing_units(store: Store, run: str) -> list[Unit]:
+    """The units without a manifest; a reduce unit counts as missing only when it is the last one."""
+    there = {entry.path for entry in store.list(f"{run}/units")}
+    missing = [unit for unit in units(store, run) if manifest_path(run, unit) not in there]
+    return [unit for unit in missing if not unit.reduce] or missing
+
+
+def find(store: Store, run: str) -> Run | None:
+    """The committed run at this place, or None."""
+    try:
+        return _load(store, run)
+    except Missing:
+        return None
+
+
+def commit(store: Store, request: Request, lineage: dict[str, Any]) -> Run:
+    """Writes run.json once every unit is there and the counts add up; a run committed before is returned as it is.
+
+    Raises SimgapError when a unit is missing or a sample is neither done nor counted as failed.
+    """
+    if done := find(store, request.path):
+        return done
+    manifests = [_manifest_or_raise(store, request.path, unit) for unit in units(store, request.path)]
+    counts = sum((m.counts for m in manifests), Counts())
+    if counts.listed != counts.done + counts.failed:
+        raise SimgapError(
+            f"{request.path}: {counts.listed:,} listed, but {counts.done:,} done and {counts.failed:,} failed:"
+            f" samples are lost; nothing was committed; remove {store.url(request.path)} to do it anew"
+        )
+    tables, files = _outputs(manifests)
+    run = Run(
+        run=request.path, stage=request.stage, name=request.name, key=request.key, revision=request.revision,
+        content=content_of(tables, files), inputs=request.inputs(), tables=tables, files=files, counts=counts,
+        facts=[m.facts for m in manifests], who=[m.who for m in manifests], lineage=lineage,
+        started=min(m.started for m in manifests), ended=max(m.ended for m in manifests),
+        seconds=sum((m.ended - m.started).total_seconds() for m in manifests),
+    )  # fmt: skip
+    store.create(f"{request.path}/run.json", run.model_dump_json(indent=1).encode())
+    return _load(store, request.path)
+
+
+def content_of(tables: dict[str, list[Table]], files: dict[str, File]) -> str:
+    """The checksum of what a run holds, whatever its cut into units and the names of its files."""
+    sums = {name: f"{sum(int(t.content, 16) for t in parts) % (1 << 256):064x}" for name, parts in tables.items()}
+    return sha256(canonical_json([sums, {name: file.sha256 for name, file in files.items()}])).hexdigest()
+
+
+def read(store: Store, source: Input | str, table: str, columns: list[str] | None = None) -> pa.Table:
+    """All rows of a committed run's table; no rows and no columns when the run wrote none."""
+    parts = [read_file(store, file.path, columns) for file in load(store, source).tables.get(table, [])]
+    return pa.concat_tables(parts) if parts else pa.table({})
+
+
+def read_file(store: Store, path: str, columns: list[str] | None = None) -> pa.Table:
+    with store.reader(path) as file:
+        return pq.read_table(file, columns=columns)
+
+
+def files(store: Store, source: Input | str) -> dict[str, str]:
+    """A committed run's files: logical name to path."""
+    return {name: file.path for name, file in load(store, source).files.items()}
+
+
+def load(store: Store, source: Input | str) -> Run:
+    """A committed run; raises `Missing` when it does not exist."""
+    return _load(store, source.run if isinstance(source, Input) else source)
+
+
+@lru_cache(maxsize=4096)  # run.json is never written twice
+def _load(store: Store, run: str) -> Run:
+    return Run.model_validate_json(store.get(f"{run}/run.json"))
+
+
+def _outputs(manifests: list[Manifest]) -> tuple[dict[str, list[Table]], dict[str, File]]:
+    """The units' tables and files; a leading underscore marks what only the reduce unit reads."""
+    tables: dict[str, list[Table]] = {}
+    for manifest in manifests:
+        for name, table in sorted(manifest.tables.items()):
+            if not name.startswith("_"):
+                tables.setdefault(name, []).append(table)
+    return tables, {name: file for m in manifests for name, file in sorted(m.files.items())}
+
+
+def _manifest_or_raise(store: Store, run: str, unit: Unit) -> Manifest:
+    found = manifest(store, run, unit)
+    if found is None:
+        raise SimgapError(f"{run}: unit {unit.number} is not done; `simgap run {run} --unit {unit.number}` does it")
+    return found
+
+
+def _write_units(store: Store, request: Request) -> None:
+    document = [unit.model_dump(mode="json") for unit in request.units(store)]
+    store.create(f"{request.path}/units.json", pretty(document))
+
+
+def pretty(document: object) -> bytes:
+    """A document as the store keeps it for people to read."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
