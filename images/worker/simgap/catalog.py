@@ -1,0 +1,266 @@
+"""The catalog: a DuckDB file made from run.json files and studies/ alone. Delete it, and `publish` makes the same rows.
+
+Small tables are in it; large ones are views over the parquet files that run.json files name. The schema `main` has every
+committed run; the schema of a study has the same tables, restricted to its latest finished DAG run.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from simgap import duck, runs, sql
+from simgap.errors import SimgapError
+from simgap.requests import BY_STAGE
+from simgap.runs import Run
+from simgap.store import Store
+
+PATH = "catalog/simgap.duckdb"
+PUBLISH_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the catalog, as sql/catalog/schema.sql declares it."""
+
+    name: str
+    columns: dict[str, str]
+    is_view: bool
+
+
+def tables() -> list[Table]:
+    """The catalog's tables, in the order of schema.sql."""
+    found = re.findall(r"^create table (\w+) \((.*)\);( -- view)?$", sql.text("catalog/schema"), re.MULTILINE)
+    return [Table(name, _columns(columns), bool(view)) for name, columns, view in found]
+
+
+def publish(store: Store) -> str:
+    """Makes the catalog and puts it in its place; again when meanwhile something new was committed. Returns its path.
+
+    Two publishers end with what both committed in it: each lists once more after its put.
+    """
+    for _ in range(PUBLISH_TRIES):
+        before = _sources(store)
+        with tempfile.TemporaryDirectory(prefix="simgap-catalog-") as folder:
+            file = Path(folder) / "simgap.duckdb"
+            with duck.connect(store, str(file)) as connection:
+                fill(connection, store, _committed(store), studies(store))
+            store.upload(PATH, file)
+        if _sources(store) == before:
+            break
+    return PATH
+
+
+def connect(store: Store, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
+    """A catalog in memory of these runs alone."""
+    connection = duck.connect(store)
+    fill(connection, store, [runs.load(store, path) for path in paths], [])
+    return connection
+
+
+def open_for_reading(store: Store) -> duckdb.DuckDBPyConnection:
+    """The published catalog for people's SQL: read-only, no file outside of the store, settings locked.
+
+    Raises SimgapError when no catalog was published.
+    """
+    if not store.exists(PATH):
+        raise SimgapError(f"{store.url(PATH)}: no catalog yet; `make study` or `simgap catalog` makes it")
+    connection = duck.connect(store)
+    connection.execute(f"attach '{duck.place(store, PATH)}' as simgap (read_only)")
+    connection.execute("use simgap")
+    connection.execute(f"set allowed_directories = ['{duck.place(store, '')}']")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def ask(store: Store, statement: str, study: str | None = None) -> pa.Table:
+    """The rows of one query, over all runs or within a study's schema.
+
+    Raises SimgapError with DuckDB's own words when it is refused.
+    """
+    with open_for_reading(store) as connection:
+        try:
+            if study is not None:
+                _refuse_unknown(study, connection)
+                connection.execute(f'use simgap."{study}"')
+            _refuse_all_but_a_query(statement)
+            return connection.sql(statement).to_arrow_table()
+        except duckdb.Error as error:
+            raise SimgapError(f"the query was refused: {error}") from error
+
+
+def _refuse_unknown(study: str, connection: duckdb.DuckDBPyConnection) -> None:
+    there = [name for (name,) in connection.execute("select distinct study from main.studies order by 1").fetchall()]
+    if study not in there:
+        raise SimgapError(f"study {study!r}: none of the catalog's: {', '.join(there) or '(none)'}")
+
+
+def _refuse_all_but_a_query(statement: str) -> None:
+    """The store is an allowed directory, so COPY or ATTACH could write there. (A PIVOT creates a type of its own first.)"""
+    kinds = [found.type for found in duckdb.extract_statements(statement)]
+    if kinds[-1:] != [duckdb.StatementType.SELECT] or {*kinds[:-1]} - {duckdb.StatementType.CREATE}:
+        raise SimgapError("the query was refused: it has to be one SELECT; nothing can be written here")
+
+
+def keys_of(store: Store, split: str, study: str | None, *, removed: bool) -> pa.Table:
+    """dataset, shard, key, sample_id of the samples that a split keeps, or that it removed.
+
+    Raises SimgapError when no split has this name, or several studies have one and none was named.
+    """
+    ended = {d["study"]: d["runs"] for d in sorted(studies(store), key=lambda d: d["ended"] or "") if d["ended"]}
+    having = sorted(name for name, roles in ended.items() if f"split/{split}" in roles)
+    choices = having if study is None else [name for name in having if name == study]
+    if len(choices) > 1:
+        raise SimgapError(f"split {split!r}: it is in {', '.join(having)}; name the study with --study")
+    if not choices:
+        there = sorted({role.removeprefix("split/") for d in ended.values() for role in d if role.startswith("split/")})
+        raise SimgapError(
+            f"split {split!r}: not in the latest finished run of {study or 'any study'}; splits: {', '.join(there) or '(none)'}"
+        )
+    statement = sql.text("catalog/removed" if removed else "catalog/kept").replace("$study", f'"{choices[0]}"')
+    with open_for_reading(store) as connection:
+        return connection.execute(statement, {"split": split}).to_arrow_table()
+
+
+def fill(
+    connection: duckdb.DuckDBPyConnection, store: Store, committed: list[Run], dag_runs: list[dict[str, Any]]
+) -> None:
+    """Makes all tables of these runs in an empty database, and a schema for each study."""
+    fitting = [run for run in committed if not outdated(run)]
+    for table in tables():
+        _make(connection, store, table, fitting)
+    _insert(connection, "runs", [_run_row(run) for run in committed])
+    _insert(connection, "run_inputs", [{"run": run.run, "input": path} for run in committed for path in run.inputs])
+    _insert(connection, "run_outputs", [row for run in committed for row in _output_rows(run)])
+    _insert(connection, "studies", [{**d, "resolved": json.dumps(d["resolved"])} for d in dag_runs])
+    _insert(connection, "study_runs", [row for d in dag_runs for row in _study_run_rows(d)])
+    connection.execute(sql.text("catalog/datasets"))
+    connection.execute(sql.text("catalog/checkpoints"))
+    for study in sorted({d["study"] for d in dag_runs if d["state"] == "success"}):
+        _make_schema(connection, study)
+
+
+def outdated(run: Run) -> bool:
+    """Made by a revision of its stage whose rows mean something else than today's: left out of the tables."""
+    kind = BY_STAGE.get(run.stage)
+    return kind is None or kind.revision != run.revision
+
+
+def left_out(store: Store) -> list[str]:
+    """The committed runs that the catalog's tables leave out."""
+    return [run.run for run in _committed(store) if outdated(run)]
+
+
+def studies(store: Store) -> list[dict[str, Any]]:
+    """The DAG runs of all studies, by start: study, dag_run, started, ended, state, resolved, and runs by role."""
+    found = [_dag_run(store, entry.path) for entry in store.list("studies") if entry.path.endswith("/study.json")]
+    return sorted(found, key=lambda d: (d["started"] or "", d["dag_run"]))
+
+
+def latest_dag_run(store: Store, study: str) -> dict[str, Any] | None:
+    """The last DAG run of a study that came to its end."""
+    ended = [d for d in studies(store) if d["study"] == study and d["state"] == "success"]
+    return max(ended, key=lambda d: d["ended"], default=None)
+
+
+def _dag_run(store: Store, study_json: str) -> dict[str, Any]:
+    _, study, dag_run, _ = study_json.split("/")
+    listed = study_json.replace("study.json", "runs.json")
+    ended = json.loads(store.get(listed)) if store.exists(listed) else {}
+    return {
+        "study": study,
+        "dag_run": dag_run,
+        "started": ended.get("started"),
+        "ended": ended.get("ended"),
+        "state": ended.get("state", "unfinished"),
+        "resolved": json.loads(store.get(study_json)),
+        "runs": ended.get("runs", {}),
+    }
+
+
+def _committed(store: Store) -> list[Run]:
+    paths = [entry.path.removesuffix("/run.json") for entry in store.list("runs") if entry.path.endswith("/run.json")]
+    return [runs.load(store, path) for path in paths]
+
+
+def _sources(store: Store) -> list[str]:
+    kept = ("/run.json", "/study.json", "/runs.json")
+    return [e.path for folder in ("runs", "studies") for e in store.list(folder) if e.path.endswith(kept)]
+
+
+def _make(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, committed: list[Run]) -> None:
+    files = [file.path for run in committed for file in run.tables.get(table.name, []) if file.rows]
+    kind = "view" if table.is_view else "table"
+    casts = ", ".join(f'cast("{name}" as {type_}) as "{name}"' for name, type_ in table.columns.items())
+    if files:
+        places = ", ".join(f"'{duck.place(store, path)}'" for path in files)
+        run = "regexp_extract(filename, '(runs/[^/]+/[^/]+)/units/', 1) as run"
+        source = f"(select *, {run} from read_parquet([{places}], filename = true, union_by_name = true))"
+    else:
+        source = "(select " + ", ".join(f'null as "{name}"' for name in table.columns) + " where false)"
+    connection.execute(f"create {kind} {table.name} as select {casts} from {source}")
+
+
+def _make_schema(connection: duckdb.DuckDBPyConnection, study: str) -> None:
+    """A study's own schema: each table restricted to the runs of its latest finished DAG run."""
+    name = study.replace("'", "''")
+    latest = (
+        f"(select dag_run from main.studies where study = '{name}' and state = 'success' order by ended desc limit 1)"
+    )
+    of_study = f"run in (select run from main.study_runs where study = '{name}' and dag_run = {latest})"
+    this_run = f"study = '{name}' and dag_run = {latest}"
+    connection.execute(f'create schema "{study}"')
+    for table in tables():
+        where = this_run if table.name in ("studies", "study_runs") else of_study
+        connection.execute(f'create view "{study}".{table.name} as select * from main.{table.name} where {where}')
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
+    """Adds rows to a table, columns by name; a column that a row lacks is null."""
+    if not rows:
+        return
+    columns = next(t for t in tables() if t.name == table).columns
+    given = pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
+    connection.register("given", given)
+    casts = ", ".join(f'cast("{name}" as {type_})' for name, type_ in columns.items())
+    connection.execute(f"insert into {table} select {casts} from given")
+    connection.unregister("given")
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    who = run.who[0] if run.who else {}
+    facts = run.facts[0] if run.facts else {}
+    return {
+        **{name: getattr(run, name) for name in ("run", "stage", "name", "key", "revision", "content", "seconds")},
+        **run.counts.model_dump(),
+        **{name: run.lineage.get(name) for name in ("dag_id", "dag_run", "task_id")},
+        **{name: who.get(name) for name in ("map_index", "try_number", "image", "code_version", "host")},
+        "device": facts.get("device"),
+        "started": run.started.isoformat(),
+        "ended": run.ended.isoformat(),
+    }
+
+
+def _output_rows(run: Run) -> Iterator[dict[str, Any]]:
+    for name, parts in run.tables.items():
+        for part in parts:
+            yield {"run": run.run, "name": name, "kind": "table", **part.model_dump(exclude={"content"})}
+    for name, file in run.files.items():
+        yield {"run": run.run, "name": name, "kind": "file", **file.model_dump()}
+
+
+def _study_run_rows(dag_run: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for role, run in dag_run["runs"].items():
+        yield {"study": dag_run["study"], "dag_run": dag_run["dag_run"], "role": role, "run": run}
+
+
+def _columns(declared: str) -> dict[str, str]:
+    pairs = [column.strip().rsplit(" ", 1) for column in declared.split(",")]
+    return {name.strip('"'): type_ for name, type_ in pairs}

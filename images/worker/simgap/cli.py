@@ -1,0 +1,127 @@
+"""How much of a CLIP model's accuracy is explained by train-test similarity: runs, and the catalog of what they made."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simgap import catalog, show, sql, worker
+from simgap.again import again as do_again
+from simgap.errors import SimgapError, StoreFailed
+from simgap.store import Store
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+err = Console(stderr=True)
+RunFolder = Annotated[
+    list[str], typer.Argument(metavar="REQUEST...", help="Run folders in the store: runs/<stage>/<name>-<key>.")
+]
+
+
+@app.command()
+def run(
+    requests: RunFolder,
+    unit: Annotated[
+        int | None, typer.Option(help="Do this unit alone; left out: all that is missing, then commit.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Do a committed run into a scratch folder and compare.")
+    ] = False,
+) -> None:
+    """Do a run, or one unit of one or more runs of a stage. Doing it again costs nothing."""
+    store, paths = Store.from_environment(), [_folder(request) for request in requests]
+    if again:
+        _show_again(store, paths)
+    elif unit is not None:
+        worker.do_unit(store, paths, unit)
+    else:
+        for path in paths:
+            print(f"{path}: committed, {worker.do_run(store, path).counts.done:,} done")
+
+
+@app.command(name="sql")
+def sql_(
+    query: Annotated[
+        str | None, typer.Argument(help="A SELECT; `icons.scores` is study icons, `scores` all runs.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the query from a file, or from sql/questions by name.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Ask within this study's latest finished run.")] = None,
+    format: Annotated[show.Format, typer.Option(help="How to print the rows.")] = show.Format.table,
+) -> None:
+    """Ask the catalog, read-only."""
+    if (query is None) == (file is None):
+        raise SimgapError("give a query, or -f FILE; the canned questions are: " + ", ".join(sql.names("questions")))
+    statement = query or _statement(file)  # pyright: ignore[reportArgumentType]
+    show.rows(catalog.ask(Store.from_environment(), statement, study), format)
+
+
+@app.command(name="catalog")
+def catalog_() -> None:
+    """Make the catalog anew from what the store holds."""
+    store = Store.from_environment()
+    print(store.url(catalog.publish(store)))
+    for path in catalog.left_out(store):
+        err.print(f"left out, made by a revision that means something else: {path}")
+
+
+@app.command()
+def export(
+    split: Annotated[str, typer.Argument(help="A split's name.")],
+    study: Annotated[
+        str | None, typer.Option(help="The study it belongs to; needed when several have one of this name.")
+    ] = None,
+    removed: Annotated[
+        bool, typer.Option("--removed", help="The keys that the split leaves out, instead of those it keeps.")
+    ] = False,
+    format: Annotated[
+        show.FileFormat, typer.Option(help="csv and parquet have dataset, shard, key, sample_id; txt has keys.")
+    ] = show.FileFormat.csv,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file; left out: <split>.<format> here.")
+    ] = None,
+) -> None:
+    """Write the keys that a split keeps, or those it removed."""
+    target = output or Path(f"{split}{'-removed' if removed else ''}.{format.value}")
+    rows = catalog.keys_of(Store.from_environment(), split, study, removed=removed)
+    show.write(rows, format, target)
+    print(f"{target}: {rows.num_rows:,} keys")
+
+
+def main() -> None:
+    """Runs a command; an error that a user can act on is one line, without a traceback.
+
+    Exit code 2 says that trying again cannot help, 1 that it may.
+    """
+    try:
+        app()
+    except (SimgapError, OSError) as error:
+        err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        sys.exit(1 if isinstance(error, StoreFailed | OSError) else 2)
+
+
+def _show_again(store: Store, paths: list[str]) -> None:
+    differs = False
+    for path in paths:
+        table = Table("holds", "then", "now", "", title=path)
+        for name, then, now in do_again(store, path):
+            differs |= then != now
+            table.add_row(name, then[:12], now[:12], "same" if then == now else "[red]differs[/]")
+        Console().print(table)
+    if differs:
+        raise SimgapError("done again, it does not hold the same")
+
+
+def _folder(request: str) -> str:
+    """A run's folder, also when its request.json was named."""
+    return request.removesuffix("/").removesuffix("/request.json")
+
+
+def _statement(file: Path) -> str:
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    return sql.text(f"questions/{file.stem}")

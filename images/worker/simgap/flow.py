@@ -1,0 +1,106 @@
+"""What a scheduler calls: resolve a study, plan and commit its stages, publish what came of it. All of it is light."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from simgap import catalog, runs, steps, summary
+from simgap import study as studies
+from simgap.errors import SimgapError
+from simgap.request import Frozen, Request
+from simgap.requests import from_document
+from simgap.store import Store
+from simgap.study import Study
+
+Roles = dict[str, str]
+
+
+class Job(Frozen):
+    """One process's work: the same unit of several runs that share what is expensive to load."""
+
+    runs: list[str]
+    unit: int
+
+
+class Plan(Frozen):
+    """A stage of a study: its requests by role, what is still to be done, and which roles were committed before."""
+
+    stage: str
+    part: str | None
+    requests: Roles
+    jobs: list[Job]
+    done: list[str]
+
+
+def resolve(store: Store, study_file: Path, dag_run: str, parameters: dict[str, Any]) -> str:
+    """Writes the study as this DAG run will follow it, file and form together; returns its path in the store."""
+    study = studies.load(study_file).chosen(**parameters)
+    path = f"studies/{study.name}/{dag_run}/study.json"
+    store.put(path, study.model_dump_json(by_alias=True, indent=1).encode())
+    return path
+
+
+def plan(store: Store, resolved: str, stage: str, part: str | None, runs_so_far: Roles) -> dict[str, Any]:
+    """Writes the requests that are not there yet, and says which units are missing."""
+    study = studies.Study.model_validate_json(store.get(resolved))
+    requests = steps.STEPS[stage, part](study, steps.Known(store, runs_so_far))
+    done = [role for role, request in requests.items() if runs.find(store, request.path)]
+    for role, request in requests.items():
+        if role not in done:
+            runs.begin(store, request)
+    todo = [request for role, request in requests.items() if role not in done]
+    paths = {role: request.path for role, request in requests.items()}
+    return Plan(stage=stage, part=part, requests=paths, jobs=list(_jobs(store, todo)), done=done).model_dump()
+
+
+def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any]) -> dict[str, Any]:
+    """Commits a stage's runs once all their units are there; returns them by role, a line for people, and the time."""
+    stage = Plan(**plan)
+    made = {role: runs.commit(store, _request(store, path), lineage) for role, path in stage.requests.items()}
+    fresh = [run for role, run in made.items() if role not in stage.done]
+    return {
+        "runs": stage.requests,
+        "line": summary.line(store, stage.stage, list(made.values())),
+        "seconds": (max(r.ended for r in fresh) - min(r.started for r in fresh)).total_seconds() if fresh else 0.0,
+    }
+
+
+def publish(store: Store, resolved: str, roles: Roles, started: str) -> str:
+    """Writes runs.json beside study.json, then the catalog; returns the catalog's path."""
+    listed = {"started": started, "ended": datetime.now(UTC).isoformat(), "state": "success", "runs": roles}
+    store.put(resolved.replace("study.json", "runs.json"), runs.pretty(listed))
+    return catalog.publish(store)
+
+
+def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Roles | None:
+    """The study's runs by role if every one of them is committed and published; None when something is left to do."""
+    study = studies.load(study_file).chosen(**parameters)
+    roles: Roles = {}
+    try:
+        for step in steps.STEPS.values():
+            requests = step(study, steps.Known(store, roles))
+            if not all(runs.find(store, request.path) for request in requests.values()):
+                return None
+            roles |= {role: request.path for role, request in requests.items()}
+    except SimgapError:
+        return None  # what is wrong is told by the stage itself, in its place
+    return roles if _published(store, study, roles) else None
+
+
+def _published(store: Store, study: Study, roles: Roles) -> bool:
+    found = catalog.latest_dag_run(store, study.name)
+    return found is not None and found["runs"] == roles and store.exists(catalog.PATH)
+
+
+def _jobs(store: Store, requests: list[Request]) -> Iterator[Job]:
+    together: dict[tuple[str, int], list[str]] = {}
+    for request in requests:
+        for unit in runs.missing_units(store, request.path):
+            together.setdefault((request.shares(), unit.number), []).append(request.path)
+    for (_, unit), paths in together.items():
+        yield Job(runs=paths, unit=unit)
+
+
+def _request(store: Store, path: str) -> Request:
+    return from_document(runs.request_document(store, path))

@@ -1,0 +1,9 @@
+-- comparisons: what one split has over another on each test set
+-- in:  comparisons, checkpoints(split, seed)
+-- out: the columns of comparisons without the run, and seeds
+with seeds as (
+    select split, count(distinct seed) as seeds from checkpoints group by split
+)
+select split, other, test_set, protocol, metric, difference, low, high, only_split, only_other, p, p_holm, seeds
+from comparisons left join seeds using (split)
+order by split, other, test_set, protocol, metric
