@@ -1,0 +1,1 @@
+"""Pure functions on arrays: no store, no request, no clock."""
