@@ -1,0 +1,218 @@
+"""ingest: lists, checks and counts a data set's samples. After it, a sample is known to decode and to have its caption."""
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from simgap import requests
+from simgap.errors import SimgapError
+from simgap.shards import POSITION_BITS, BrokenShard, Sample, first_sample_id, read_samples
+from simgap.store import Store
+from simgap.task import Task
+
+
+class Unusable(Exception):
+    """Why a sample cannot be used; counted, never skipped."""
+
+
+@dataclass
+class Row:
+    """A row of table samples."""
+
+    dataset: str
+    sample_id: int
+    shard: str
+    key: str
+    caption: str
+    label: int | None
+    width_px: int
+    height_px: int
+    sha256: str
+    source: str
+    licence: str | None
+
+
+SAMPLES = pa.schema(
+    [
+        ("dataset", pa.string()), ("sample_id", pa.int64()), ("shard", pa.string()), ("key", pa.string()), ("caption", pa.string()),
+        ("label", pa.int64()), ("width_px", pa.int32()), ("height_px", pa.int32()), ("sha256", pa.string()),
+        ("source", pa.string()), ("licence", pa.string()),
+    ]
+)  # fmt: skip
+FAILURES = pa.schema([(name, pa.string()) for name in ("dataset", "shard", "key", "stage", "reason")])
+SHARDS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("dataset", "role", "shard", "uri")), ("bytes", pa.int64()),
+        ("sha256", pa.string()), ("etag", pa.string()), *((n, pa.int64()) for n in ("listed", "done", "failed")),
+    ]
+)  # fmt: skip
+
+
+def ingest(tasks: list[Task[requests.Ingest]], store: Store) -> None:
+    """Writes tables samples, failures and shards; attaches a test set's class names and templates."""
+    for task in tasks:
+        _refuse_clashes(task.request)
+        classes = _attach_labels(task, store)
+        shards = {shard.path: shard for shard in task.request.shards}
+        for number, part in enumerate(task.unit.parts):
+            _ingest_shard(task, store, shards[part], classes)
+            task.progress(number + 1, len(task.unit.parts), of="shards")
+
+
+def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Shard, classes: list[str] | None) -> None:
+    request = task.request
+    samples: list[Row] = []
+    failures: list[dict[str, Any]] = []
+    digest, size = None, 0
+
+    def fail(key: str | None, reason: str) -> None:
+        failure = {"dataset": request.name, "shard": shard.path, "key": _text(key), "stage": "ingest", "reason": reason}
+        failures.append(failure)
+
+    if shard.size is None:
+        fail(None, f"no such shard: {shard.uri}")
+    else:
+        local = task.scratch / "shard.tar"
+        store.download(shard.uri, local)
+        digest, size = _sha256(local), local.stat().st_size
+        _read(local, request.name, shard.path, classes, samples, fail)
+        local.unlink()
+    failed = len(failures)
+    if (lost := _recorded(store, request, shard) - len(samples) - failed) > 0:
+        fail(None, f"{lost:,} samples that img2dataset recorded are not in the shard")
+        failed += lost
+    row = {
+        "dataset": request.name, "role": request.role, "shard": shard.path, "uri": shard.uri, "bytes": size, "sha256": digest,
+        "etag": shard.etag or (store.head(shard.uri).etag if shard.size is not None else ""),
+        "listed": len(samples) + failed, "done": len(samples), "failed": failed,
+    }  # fmt: skip
+    task.write("samples", pa.Table.from_pylist([asdict(sample) for sample in samples], SAMPLES))
+    task.write("failures", pa.Table.from_pylist(failures, FAILURES))
+    task.write("shards", pa.Table.from_pylist([row], SHARDS))
+    task.count(listed=row["listed"], done=len(samples), failed=failed)
+
+
+def _read(local: Path, dataset: str, shard: str, classes: list[str] | None, samples: list[Row], fail) -> None:  # noqa: ANN001
+    first, keys = first_sample_id(dataset, shard), set()
+    try:
+        with local.open("rb") as file:
+            for sample in read_samples(file):
+                if sample.position >> POSITION_BITS:
+                    raise SimgapError(f"{dataset}/{shard}: more than {1 << POSITION_BITS:,} samples; split the shard")
+                try:
+                    if sample.key in keys:
+                        raise Unusable("duplicate key: another sample of this shard has it")
+                    samples.append(_row(sample, dataset, first, shard, classes))
+                except Unusable as why:
+                    fail(sample.key, str(why))
+                keys.add(sample.key)
+    except BrokenShard as why:
+        fail(None, f"truncated or damaged shard, read up to its last whole sample: {why}")
+
+
+def _row(sample: Sample, dataset: str, first: int, shard: str, classes: list[str] | None) -> Row:
+    if sample.key != _text(sample.key):
+        raise Unusable("its name is not UTF-8")
+    image, about = sample.image, _about(sample)
+    if image is None:
+        raise Unusable("no image")
+    width_px, height_px = _decoded_size(image)
+    label = _label(sample, classes)
+    return Row(
+        dataset=dataset, sample_id=first + sample.position, shard=shard, key=sample.key,
+        caption=classes[label] if classes is not None and label is not None else _caption(sample), label=label,
+        width_px=width_px, height_px=height_px, sha256=sha256(image).hexdigest(),
+        source=_text(about.get("source")) or dataset, licence=_text(about.get("licence") or about.get("license")),
+    )  # fmt: skip
+
+
+def _decoded_size(image: bytes) -> tuple[int, int]:
+    """Width and height, px, of an image that decodes to its last row."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            opened.load()
+            return opened.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise Unusable(
+            f"the image does not decode: {type(error).__name__ if isinstance(error, UnidentifiedImageError) else str(error)[:120]}"
+        ) from error
+
+
+def _caption(sample: Sample) -> str:
+    if "txt" not in sample.parts:
+        raise Unusable("no caption")
+    try:
+        return sample.parts["txt"].decode()
+    except UnicodeDecodeError as error:
+        raise Unusable("the caption is not UTF-8") from error
+
+
+def _label(sample: Sample, classes: list[str] | None) -> int | None:
+    """A test sample's class, which has to be one of classnames.txt; other samples may have none."""
+    given = sample.parts.get("cls", b"").strip()
+    if classes is None:
+        return int(given) if given.isdigit() and len(given) < 19 else None
+    if not given.isdigit() or int(given) >= len(classes):
+        raise Unusable(f"unknown label {given.decode(errors='replace')!r}: classnames.txt has {len(classes)} classes")
+    return int(given)
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    try:
+        about = json.loads(sample.parts.get("json", b"{}"))
+    except ValueError as error:
+        raise Unusable("its .json is not JSON") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """A value as text that can be stored: half a character, of a name or from JSON, becomes a question mark."""
+    return None if value is None else str(value).encode(errors="replace").decode()
+
+
+def _recorded(store: Store, request: requests.Ingest, shard: requests.Shard) -> int:
+    """The samples that img2dataset says it put into a shard; 0 where it left no record."""
+    record = shard.path.removesuffix(".tar") + "_stats.json"
+    found = next((r for r in request.records if r.path == record), None)
+    if found is None:
+        return 0
+    try:
+        return int(json.loads(store.get(found.uri))["successes"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise SimgapError(f"{store.url(found.uri)}: not img2dataset's record of a shard: {error!r}") from error
+
+
+def _attach_labels(task: Task[requests.Ingest], store: Store) -> list[str] | None:
+    """A test set's class names, one a line; its files become the run's own. None for other data sets."""
+    if task.request.role != "test":
+        return None
+    texts: dict[str, str] = {}
+    for file in task.request.labels:
+        local = task.scratch / file.path
+        store.download(file.uri, local)
+        try:
+            texts[file.path] = local.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SimgapError(f"{store.url(file.uri)}: not UTF-8: {error}") from error
+        task.attach(file.path, local)
+    return texts["classnames.txt"].splitlines()
+
+
+def _refuse_clashes(request: requests.Ingest) -> None:
+    seen: dict[int, str] = {}
+    for shard in request.shards:
+        first = first_sample_id(request.name, shard.path)
+        if first in seen:
+            raise SimgapError(f"{request.name}: {seen[first]} and {shard.path} would share sample ids; rename one")
+        seen[first] = shard.path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
