@@ -1,0 +1,1 @@
+"""How Airflow starts and follows simgap's stages. Never imports torch; imports simgap's light part alone."""
