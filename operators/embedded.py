@@ -80,7 +80,6 @@ class Home:
                 "EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
                 "EXECUTOR": "LocalExecutor",
                 "LOAD_EXAMPLES": False,
-                "MP_START_METHOD": "spawn",  # of two that were forked, one was seen to take no task
                 "PARALLELISM": self.units_at_once,
                 "SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,  # no login: the API listens on 127.0.0.1 alone
             },
@@ -92,8 +91,15 @@ class Home:
                 "REFRESH_INTERVAL": 5,
             },
             "LOGGING": {"BASE_LOG_FOLDER": self.airflow / "logs"},
-            "SCHEDULER": {"TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60},  # seconds until what a kill cut off is tried again
+            "SCHEDULER": {
+                "SCHEDULER_IDLE_SLEEP_TIME": 0.3,
+                "TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,  # seconds until what a kill cut off is tried again
+            },
             "USAGE_DATA_COLLECTION": {"ENABLED": False},
+            "WORKERS": {
+                "MIN_HEARTBEAT_INTERVAL": 1,  # a worker may notice a task's end so much later, and takes no other until then
+                "MAX_FAILED_HEARTBEATS": 15,
+            },
         }
         return {
             f"AIRFLOW__{section}__{name}": str(value)
