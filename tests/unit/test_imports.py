@@ -99,3 +99,7 @@ def test_a_finished_study_is_shown_without_airflow(tmp_path: Path) -> None:
 
 def test_the_worker_runs_without_airflow(tmp_path: Path) -> None:
     run_without(AIRFLOW, "import simgap.cli", tmp_path)
+
+
+def test_certificates_are_checked_without_the_searchs_libraries(tmp_path: Path) -> None:
+    run_without(HEAVY, "import simgap.stages.verify", tmp_path)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from simgap.errors import SimgapError
 from simgap.kernels import scan as scan_module
+from simgap.kernels.rough import float32_error, pair_dots, unit, wide
 from simgap.kernels.scan import Scan, merge_counts, merge_neighbours
-from simgap.kernels.similarity import Vectors, float32_error, pair_dots
+from simgap.kernels.similarity import Vectors
 
 QUICK = settings(max_examples=40, deadline=None)
 
@@ -293,14 +294,14 @@ def test_thresholds_that_are_no_similarities_and_no_queries_are_refused():
 def test_the_rough_similarity_is_within_its_bound(seed, dimensions):
     rng = np.random.default_rng(seed)
     left, right = (Vectors.checked(np.arange(20), unit_vectors(rng, 20, dimensions)) for _ in range(2))
-    rough = (left.unit(left.wide("cpu")) @ right.unit(right.wide("cpu")).T).numpy()
+    rough = (unit(left, wide(left, "cpu")) @ unit(right, wide(right, "cpu")).T).numpy()
     assert np.abs(rough - oracle(left.values, right.values)).max() <= float32_error(dimensions)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 1.0])
 def test_dots_of_few_and_of_many_pairs_are_the_same_exact_numbers(share):
     rng = np.random.default_rng(8)
-    left, right = (Vectors.checked(np.arange(50), unit_vectors(rng, 50, 300)).wide("cpu") for _ in range(2))
+    left, right = (wide(Vectors.checked(np.arange(50), unit_vectors(rng, 50, 300)), "cpu") for _ in range(2))
     pairs = np.flatnonzero(rng.random(2500) < share)
     exact = [sum(a * b for a, b in zip(left[p // 50].tolist(), right[p % 50].tolist(), strict=True)) for p in pairs]
     np.testing.assert_array_equal(pair_dots(left, right, torch.from_numpy(pairs)), exact)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from simgap.errors import SimgapError
-from simgap.kernels.similarity import Vectors, cosines, float32_error, pair_dots
+from simgap.kernels.rough import float32_error, pair_dots, unit, wide
+from simgap.kernels.similarity import Vectors, cosines
 
 Columns = dict[str, np.ndarray]
 
@@ -62,15 +63,15 @@ class Scan:
         return _concatenated([queries.counts() for queries in self.queries])
 
     def _rows(self, samples: Vectors) -> Columns:
-        wide = samples.wide(self.device)
-        unit = samples.unit(wide)
+        values = wide(samples, self.device)
+        units = unit(samples, values)
         rows = _Rows(samples.ids, self.device, self.queries[0].tau is not None)
         for queries in self.queries:
-            rough = unit @ queries.unit.T
+            rough = units @ queries.units.T
             pairs = queries.nominate(rough, rows, self.slack)
             self.nominated += len(pairs)
             queries.count_clear(rough, pairs, rows)
-            dots = pair_dots(wide, queries.wide(), pairs)
+            dots = pair_dots(values, queries.values(), pairs)
             row, query = np.divmod(pairs.cpu().numpy(), len(queries.vectors))
             exact = cosines(dots, samples.squared_norms[row], queries.vectors.squared_norms[query])
             queries.decide(row, query, exact, rows)
@@ -123,14 +124,14 @@ class _Queries:
 
     def __init__(self, vectors: Vectors, tau: np.ndarray | None, k: int, device: str):
         self.vectors, self.tau, self.device = vectors, tau, device
-        self.unit = vectors.unit(self.wide())
+        self.units = unit(vectors, self.values())
         self.rough_tau = None if tau is None else torch.from_numpy(tau).to(device).float()
         self.nearest = _Nearest(len(vectors), k)
         self.hull_count = np.zeros(len(vectors), np.int64)
         self.above = np.zeros((len(EDGES), len(vectors)), np.int64)
 
-    def wide(self) -> torch.Tensor:
-        return self.vectors.wide(self.device)
+    def values(self) -> torch.Tensor:
+        return wide(self.vectors, self.device)
 
     def nominate(self, rough: torch.Tensor, rows: _Rows, slack: float) -> torch.Tensor:
         """Flat positions, ascending, of the pairs of `rough` float32 [b, n] that float64 must decide."""
