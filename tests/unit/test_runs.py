@@ -30,8 +30,8 @@ class Toy(Request):
     numbers: list[int]
     reduces: bool = True
 
-    def units(self, store: Store) -> list[Unit]:
-        units = cut({str(n): 1 for n in self.numbers}, PARTS_A_UNIT)
+    def units(self, store: Store, coarser: int = 1) -> list[Unit]:
+        units = cut({str(n): 1 for n in self.numbers}, PARTS_A_UNIT * coarser)
         return [*units, Unit(number=len(units), reduce=True)] if self.reduces else units
 
 

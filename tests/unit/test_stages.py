@@ -15,7 +15,9 @@ from making import (
     drawing,
     embedded,
     labelled,
+    pair,
     put_data,
+    put_pool,
     put_test_set,
     run_study,
     tar,
@@ -64,6 +66,16 @@ def test_a_changed_shard_redoes_what_depends_on_its_data_set(audit, audit_file):
     busy = run_study(store, audit_file, "manual__2").busy
     assert busy["ingest"] >= 1 and busy["embed"] == 1 and busy["search pool"] == 1
     assert "search reference" not in busy
+
+
+def test_a_stage_has_a_bounded_number_of_jobs_however_many_shards_there_are(store, audit_file, monkeypatch):
+    put_data(store)
+    put_pool(store, "a", *(pair(str(n), n) for n in range(40)))
+    monkeypatch.setattr("simgap.requests.BYTES_A_UNIT", 1)
+    monkeypatch.setattr("simgap.flow.PAIRS_AT_MOST", 20)
+    made = run_study(store, audit_file, until="ingest")
+    assert 10 < made.jobs["ingest", None] <= 20
+    assert runs.load(store, made.roles["ingest/a"]).counts.done == 40
 
 
 def _members(caption: bytes):

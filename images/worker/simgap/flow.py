@@ -14,6 +14,8 @@ from simgap.store import Store
 from simgap.study import Study
 
 Roles = dict[str, str]
+PAIRS_AT_MOST = 500
+"""(request, unit) pairs of a stage: each may become a mapped task, and Airflow maps over 1,024 at most."""
 
 
 class Job(Frozen):
@@ -46,10 +48,10 @@ def plan(store: Store, resolved: str, stage: str, part: str | None, runs_so_far:
     study = studies.Study.model_validate_json(store.get(resolved))
     requests = steps.STEPS[stage, part](study, steps.Known(store, runs_so_far))
     done = [role for role, request in requests.items() if runs.find(store, request.path)]
-    for role, request in requests.items():
-        if role not in done:
-            runs.begin(store, request)
     todo = [request for role, request in requests.items() if role not in done]
+    coarser = _coarser(store, todo)
+    for request in todo:
+        runs.begin(store, request, coarser)
     paths = {role: request.path for role, request in requests.items()}
     return Plan(stage=stage, part=part, requests=paths, jobs=list(_jobs(store, todo)), done=done).model_dump()
 
@@ -91,6 +93,15 @@ def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Role
 def _published(store: Store, study: Study, roles: Roles) -> bool:
     found = catalog.latest_dag_run(store, study.name)
     return found is not None and found["runs"] == roles and store.exists(catalog.PATH)
+
+
+def _coarser(store: Store, requests: list[Request]) -> int:
+    """How many times larger than usual the units have to be, so that there are no more than PAIRS_AT_MOST."""
+    least = 2 * len(requests)  # one unit each, and one to reduce
+    coarser = 1
+    while sum(len(request.units(store, coarser)) for request in requests) > max(PAIRS_AT_MOST, least):
+        coarser *= 2
+    return coarser
 
 
 def _jobs(store: Store, requests: list[Request]) -> Iterator[Job]:

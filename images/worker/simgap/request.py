@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from simgap.store import Store
 
 KEY_DIGITS = 12
-UNITS_AT_MOST = 400
-"""The (request, unit) pairs of one stage stay below Airflow's limit of 1,024 mapped tasks, with room for several data sets."""
 
 
 class Frozen(BaseModel):
@@ -59,8 +57,8 @@ class Request(Frozen):
         """The runs that this one reads."""
         return sorted({found.run for found in _inputs(self)})
 
-    def units(self, store: "Store") -> list[Unit]:
-        """The cut, from the inputs' manifests alone."""
+    def units(self, store: "Store", coarser: int = 1) -> list[Unit]:
+        """The cut, from the inputs' manifests alone, into units so many times larger than usual."""
         return [Unit(number=0)]
 
     def shares(self) -> str:
@@ -85,9 +83,9 @@ def canonical_json(value: object) -> bytes:
 
 
 def cut(sizes: dict[str, int], target: int) -> list[Unit]:
-    """Consecutive parts, in units of about `target` (bytes or rows), never more than UNITS_AT_MOST."""
+    """Consecutive parts, in units of about `target` (bytes or rows)."""
     total = sum(sizes.values())
-    count = max(1, min(UNITS_AT_MOST, len(sizes), -(-total // target)))
+    count = max(1, min(len(sizes), -(-total // target)))
     groups: list[list[str]] = [[] for _ in range(count)]
     before = 0
     for part, size in sizes.items():

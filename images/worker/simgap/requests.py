@@ -48,8 +48,8 @@ class Ingest(Request):
     records: list[Shard] = []
     """img2dataset's own counts, NNNNN_stats.json, where there are any."""
 
-    def units(self, store: "Store") -> list[Unit]:
-        return cut({shard.path: shard.size or 0 for shard in self.shards}, BYTES_A_UNIT)
+    def units(self, store: "Store", coarser: int = 1) -> list[Unit]:
+        return cut({shard.path: shard.size or 0 for shard in self.shards}, BYTES_A_UNIT * coarser)
 
 
 class Tower(Frozen):
@@ -74,9 +74,9 @@ class Embed(Request):
     samples: Input
     encoder: Tower
 
-    def units(self, store: "Store") -> list[Unit]:
+    def units(self, store: "Store", coarser: int = 1) -> list[Unit]:
         shards = runs.read(store, self.samples, "shards", ["shard", "done"]).to_pylist()
-        return cut({row["shard"]: row["done"] for row in shards}, SAMPLES_A_UNIT)
+        return cut({row["shard"]: row["done"] for row in shards}, SAMPLES_A_UNIT * coarser)
 
     def shares(self) -> str:
         return f"embed by {self.encoder.name}"
@@ -98,9 +98,9 @@ class Search(Request):
     thresholds: Input | None = None
     neighbours: int = 100
 
-    def units(self, store: "Store") -> list[Unit]:
+    def units(self, store: "Store", coarser: int = 1) -> list[Unit]:
         files = runs.load(store, self.vectors).tables.get("embeddings", [])
-        parts = cut({file.path: file.rows for file in files}, VECTORS_A_UNIT)
+        parts = cut({file.path: file.rows for file in files}, VECTORS_A_UNIT * coarser)
         return [*parts, Unit(number=len(parts), reduce=True)]
 
     def shares(self) -> str:

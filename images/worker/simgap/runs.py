@@ -86,12 +86,13 @@ class Run(Frozen):
         return Input(run=self.run, content=self.content)
 
 
-def begin(store: Store, request: Request) -> None:
-    """Writes what is asked; a request that was begun before stays as it is, cut and all."""
+def begin(store: Store, request: Request, coarser: int = 1) -> None:
+    """Writes what is asked and its cut into units; a request that was begun before stays as it is, cut and all."""
     if store.create(f"{request.path}/request.json", pretty(request.document())) or not store.exists(
         f"{request.path}/units.json"
     ):
-        _write_units(store, request)
+        document = [unit.model_dump(mode="json") for unit in request.units(store, coarser)]
+        store.create(f"{request.path}/units.json", pretty(document))
 
 
 def units(store: Store, run: str) -> list[Unit]:
@@ -207,11 +208,6 @@ def _manifest_or_raise(store: Store, run: str, unit: Unit) -> Manifest:
     if found is None:
         raise SimgapError(f"{run}: unit {unit.number} is not done; `simgap run {run} --unit {unit.number}` does it")
     return found
-
-
-def _write_units(store: Store, request: Request) -> None:
-    document = [unit.model_dump(mode="json") for unit in request.units(store)]
-    store.create(f"{request.path}/units.json", pretty(document))
 
 
 def pretty(document: object) -> bytes:
