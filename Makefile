@@ -17,7 +17,7 @@ down:  ## stop every process that `make up` started
 	@if [ -x $(RUN)/python ]; then $(RUN)/python -m operators.webserver down; fi
 
 test: .venv/ready lint  ## what can be tested without a cluster or a bucket
-	@$(RUN)/python -m pytest tests/unit tests/sql tests/study
+	@$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/study tests/unit tests/sql
 
 lint: .venv/ready
 	@$(RUN)/ruff check -q .

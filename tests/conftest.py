@@ -1,8 +1,11 @@
 """Fixtures: an empty store, and a small audit that was gone through once."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a unit has it; and threads of tests side by side wait for each other
 
 import pytest
 from making import AUDIT, MODEL, Made, put_data, run_study

@@ -4,7 +4,8 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -199,3 +200,11 @@ def unit_vectors(count: int, seed: int | str) -> np.ndarray:
     rng = random.Random(seed)
     rows = [[rng.choice((-1, 0, 1, 2)) for _ in range(7)] + [1] for _ in range(count)]
     return (np.array(rows, np.float64) / 4).astype(np.float16)
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
+    """Returns when the condition holds; fails when that takes too long."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.1)

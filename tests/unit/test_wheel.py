@@ -35,7 +35,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_file_of_the_package(shipped: Path) -> None:
     package = ROOT / "images" / "worker" / "simgap"
-    files = subprocess.check_output(["git", "ls-files", "--", package, ROOT / "sql"], cwd=ROOT, text=True).split()
+    files = subprocess.check_output(
+        ["git", "ls-files", "-co", "--exclude-standard", "--", package, ROOT / "sql"], cwd=ROOT, text=True
+    ).split()
     kept = {f.removeprefix("images/worker/") for f in files if f.startswith("images")} - {"simgap/sql"}
     kept |= {f"simgap/{f}" for f in files if f.startswith("sql")}
     assert kept == {str(p.relative_to(shipped)) for p in (shipped / "simgap").rglob("*") if p.is_file()}
