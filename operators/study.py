@@ -13,8 +13,9 @@ from simgap.study import Study, head, load
 
 FORM = """
 ## The form
-**tests**, **splits** and **seeds** choose a part of the study; as they stand, all of it is done. A split brings along
-what it is made from. What an earlier run has done already, here or in another study, is found and not done again.
+**tests** and **splits** choose a part of the study, and **seeds** those of its trainings; as they stand, all of it is
+done as its file says. A split brings along what it is made from, and the encoder stays the same whatever the seeds.
+What an earlier run has done already, here or in another study, is found and not done again.
 
 ## The stages
 `fetch` and `ingest` bring and count the data. `split_encoder` and `train_encoder` make the encoder, where the study
@@ -50,16 +51,21 @@ def dag_id(path: Path) -> str:
 
 
 def form(study: Study) -> dict[str, Param]:
-    """The parameters that a person can choose when triggering: test sets, splits and seeds of the study's own."""
-    fields = {"tests": [test.name for test in study.tests], "splits": list(study.splits)}
+    """The parameters that a person can choose when triggering: of the study's test sets and splits, and any seeds."""
+    named = {"tests": [test.name for test in study.tests], "splits": list(study.splits)}
+    fields = {
+        name: _several(name, values, items={"type": "string", "enum": values}, examples=values)
+        for name, values in named.items()
+    }
     if study.train is not None:
-        fields["seeds"] = [str(seed) for seed in study.train.seeds]  # the web UI's lists hold strings
-    return {name: _several(name, values) for name, values in fields.items()}
+        seeds = [str(seed) for seed in study.train.seeds]  # the web UI's lists hold strings
+        told = "A line each: every split is trained once with each."
+        fields["seeds"] = _several("seeds", seeds, items={"type": "string", "pattern": "^[0-9]+$"}, description=told)
+    return fields
 
 
-def _several(name: str, values: list[str]) -> Param:
-    items = {"type": "string", "enum": values}
-    return Param(values, type="array", title=name, items=items, examples=values, minItems=1, uniqueItems=True)
+def _several(name: str, values: list[str], **schema: Any) -> Param:
+    return Param(values, type="array", title=name, minItems=1, uniqueItems=True, **schema)
 
 
 def _broken(path: Path, message: str) -> None:

@@ -98,7 +98,17 @@ def test_the_form_offers_the_studys_own(copied: Path) -> None:
     params = bag(copied).dags["study_small"].params
     chosen = {"tests": ["t", "u"], "splits": ["everything", "pruned"], "seeds": ["0", "3"]}
     assert params.dump() == chosen
-    assert {name: params.get_param(name).schema["items"]["enum"] for name in chosen} == chosen
+    assert {name: params.get_param(name).schema["items"].get("enum") for name in chosen} == chosen | {"seeds": None}
+
+
+def test_the_form_takes_any_seeds_that_are_numbers(copied: Path) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    seeds = bag(copied).dags["study_small"].params.get_param("seeds")
+    assert seeds.resolve(["7", "12"]) == ["7", "12"]
+    for wrong in (["-1"], ["x"], [], ["1", "1"]):
+        with pytest.raises(ParamValidationError):
+            seeds.resolve(wrong)
 
 
 def test_an_audit_has_no_seeds_to_choose(copied: Path) -> None:

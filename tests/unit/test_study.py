@@ -85,6 +85,9 @@ def test_the_studies_here_are_right_and_say_how_they_are_started(path):
         ("compare.0.split", "x", "compare.split: 'x' is not one of: everything, alone, t1-pruned, all-pruned, control"),
         ("encoder.trained_on", "t1-pruned", "encoder.trained_on: 't1-pruned' is not one of: everything, alone"),
         ("encoder.model", "x", "encoder: give either trained_on, or model and pretrained"),
+        ("encoder", {"model": "m", "pretrained": "p", "seed": 1}, "encoder: seed: goes with trained_on; pretrained weights"),
+        ("train.seeds", [2, 0, 2], "train: seeds: one is named twice: [2, 0, 2]"),
+        ("train.seeds", [-1], "train.seeds.0: Input should be greater than or equal to 0 (given: -1)"),
         ("train", None, "encoder.trained_on: needs a [train] section"),
         ("train.passes", 3, "train: give either samples_seen, the same for every split, or passes"),
         ("pool.0.name", "ref", "data sets and splits need names of their own; used twice: ref"),
@@ -120,8 +123,14 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
 def test_chosen_splits_bring_what_they_cannot_do_without():
     chosen = parse(STUDY, "small").chosen(splits=["control"], seeds=[3, 1])
     assert list(chosen.splits) == ["everything", "t1-pruned", "control"]
-    assert chosen.train and chosen.train.seeds == [1, 3]
+    assert chosen.train and chosen.train.seeds == [3, 1]
     assert chosen.compare
+
+
+def test_chosen_seeds_leave_the_encoder_as_it_is():
+    study = parse(STUDY, "small")
+    assert study.chosen(seeds=[3, 1]).encoder_seed == study.encoder_seed == 0
+    assert study.chosen(seeds=[0, 1]) == study
 
 
 def test_comparisons_go_with_their_splits():

@@ -79,7 +79,7 @@ def split_for_encoder(study: Study, known: Known) -> Requests:
 
 def train_encoder(study: Study, known: Known) -> Requests:
     name = study.encoder.trained_on
-    return _trained(study, known, [name], study.train.seeds[:1]) if name and study.train else {}
+    return _trained(study, known, [name], [study.encoder_seed]) if name and study.train else {}
 
 
 def embed(study: Study, known: Known) -> Requests:
@@ -177,7 +177,7 @@ def tower(study: Study, known: Known) -> Tower:
     """The encoder's weights. A pretrained file is known by its checksum, a tag of open_clip's by its name."""
     encoder = study.encoder
     if encoder.trained_on and study.train:
-        checkpoint = f"{encoder.trained_on}-{study.train.seeds[0]}"
+        checkpoint = f"{encoder.trained_on}-{study.encoder_seed}"
         name = f"{study.train.model}/{checkpoint}"
         return Tower(name=name, model=study.train.model, checkpoint=known.input(f"train/{checkpoint}"))
     assert encoder.model and encoder.pretrained  # the study file was checked

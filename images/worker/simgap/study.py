@@ -12,6 +12,7 @@ from simgap.errors import SimgapError
 from simgap.request import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Tests = Annotated[list[str], Field(min_length=1)] | None
 RESERVED = ("main", "simgap", "temp", "system", "pg_catalog", "information_schema")
 """A study's name is a schema in the catalog; these are DuckDB's, and the catalog's own."""
@@ -38,16 +39,22 @@ class Data(Frozen):
 
 
 class Encoder(Frozen):
-    """A pretrained open_clip image tower, or the model that this study trains on one of its splits."""
+    """A pretrained open_clip image tower, or the model that this study trains on one of its splits.
+
+    `seed` is that training's; left out: the first of train.seeds.
+    """
 
     model: str | None = None
     pretrained: str | None = None
     trained_on: str | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Encoder":
         if (self.trained_on is None) == (self.model is None) or (self.model is None) != (self.pretrained is None):
             raise ValueError("give either trained_on, or model and pretrained")
+        if self.seed is not None and self.trained_on is None:
+            raise ValueError("seed: goes with trained_on; pretrained weights have none")
         return self
 
 
@@ -134,7 +141,13 @@ class Training(Frozen):
 
 
 class Train(Training):
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _different_seeds(self) -> "Train":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: one is named twice: {self.seeds}")
+        return self
 
 
 class Score(Frozen):
@@ -195,6 +208,12 @@ class Study(Frozen):
                 )
         return self
 
+    @property
+    def encoder_seed(self) -> int:
+        """The seed of the training that makes the encoder."""
+        assert self.train
+        return self.train.seeds[0] if self.encoder.seed is None else self.encoder.seed
+
     def tests_of(self, split: str) -> list[str]:
         """The test sets that a split's rule looks at: those it names, or all; none for rules that look at none."""
         rule = self.splits[split]
@@ -217,8 +236,10 @@ class Study(Frozen):
             document["tests"] = [test for test in document["tests"] if test["name"] in chosen]
         document["splits"] = {name: document["splits"][name] for name in self.splits if name in names}
         document["compare"] = [c for c in document["compare"] if {c["split"], c["with"]} <= set(names)]
-        if seeds and document["train"]:
-            document["train"]["seeds"] = sorted(set(seeds))
+        if self.train and (chosen_seeds := list(dict.fromkeys(seeds))):
+            document["train"]["seeds"] = chosen_seeds
+            if self.encoder.trained_on and chosen_seeds[0] != self.encoder_seed:
+                document["encoder"]["seed"] = self.encoder_seed  # other seeds are no other encoder
         return parse(document, f"study {self.name} as chosen")
 
     def _with_needed(self, splits: list[str]) -> set[str]:

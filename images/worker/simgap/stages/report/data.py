@@ -102,11 +102,11 @@ def holds(certificate: Row) -> bool:
 
 def provenance(material: Material) -> Section:
     made, failed = material.ask("runs"), material.ask("failures")
-    seconds = sum(row["seconds"] or 0 for row in made)
+    seconds = sum(row["seconds_more"] for row in made)
     lost = sum(row["failed"] for row in failed)
     sentences = [
-        f"{len(made)} runs, {seconds:,.0f} seconds of work in all. Each is a folder in the store,"
-        " runs/<stage>/<name>-<key>, that says what was asked, by whom, and what came out.",
+        f"{len(made)} runs, made in {seconds:,.0f} seconds; those that one process made share theirs. Each is a folder in"
+        " the store, runs/<stage>/<name>-<key>, that says what was asked, by whom, and what came out.",
         f"{lost:,} samples or shards could not be used; they are in the table of failures."
         if lost
         else "Nothing failed.",
