@@ -121,6 +121,24 @@ def test_a_run_that_lost_samples_is_not_committed(store, toy, does):
     assert runs.find(store, toy.path) is None
 
 
+def test_units_of_different_devices_are_not_put_together_where_that_matters(store, toy, does, monkeypatch):
+    def on(device):
+        def work(tasks, store):
+            square(tasks, store)
+            tasks[0].note(device=device)
+
+        return work
+
+    does(on("cpu"))
+    worker.do_unit(store, [toy.path], 0)
+    does(on("gpu"))
+    monkeypatch.setattr(Toy, "one_device", True)
+    with pytest.raises(SimgapError, match=r"on different devices \(cpu, gpu\), whose numbers differ; remove "):
+        worker.do_run(store, toy.path)
+    monkeypatch.setattr(Toy, "one_device", False)
+    assert worker.do_run(store, toy.path).counts.done == 5
+
+
 def test_committing_twice_is_committing_once(store, toy):
     first = worker.do_run(store, toy.path)
     before = store.get(f"{toy.path}/run.json")
@@ -410,6 +428,21 @@ def test_again_tells_what_differs_and_what_was_damaged(store, capsys):
     assert err == "error: done again, it does not hold the same\n"
     store.put(run.tables["failures"][0].path, store.get(run.tables["samples"][0].path))
     assert "damaged" in simgap(capsys, store, "run", request.path, "--again")[1]
+
+
+def test_again_tells_of_another_environment(store, toy, does, capsys):
+    def with_threads(number):
+        def work(tasks, store):
+            square(tasks, store)
+            tasks[0].note(threads=number, device="cpu")
+
+        return work
+
+    does(with_threads(1))
+    worker.do_run(store, toy.path)
+    does(with_threads(2))
+    code, _, err = simgap(capsys, store, "run", toy.path, "--again")
+    assert (code, err) == (0, f"{toy.path}: threads was 1, is 2\n")
 
 
 def test_again_needs_a_committed_run(store, capsys):

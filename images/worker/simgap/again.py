@@ -1,26 +1,36 @@
 """`simgap run --again`: does a committed run once more, into a scratch folder, and compares what both hold."""
 
 import tempfile
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
 from simgap import runs, worker
 from simgap.store import Store
 
+ENVIRONMENT = ("device", "torch", "dtype", "threads")
+"""Facts of a run that may change what a training or an encoder makes, to the last bits or more."""
 
-def again(store: Store, path: str) -> list[tuple[str, str, str]]:
-    """(table or file, checksum then, checksum now) of everything that a committed run holds and holds again.
 
-    Raises `Missing` when the run was never committed.
-    """
+@dataclass(frozen=True)
+class Again:
+    """A run done again, as (name, then, now): the checksum of each table and file, and the environment where it differs."""
+
+    holds: list[tuple[str, str, str]]
+    environment: list[tuple[str, str, str]]
+
+
+def again(store: Store, path: str) -> Again:
+    """Does a committed run once more and compares. Raises `Missing` when the run was never committed."""
     before = runs.load(store, path)
     with tempfile.TemporaryDirectory(prefix="simgap-again-") as folder:
         scratch = _Scratch(store, Path(folder), path)
         for name in ("request.json", "units.json"):
             scratch.put(f"{path}/{name}", store.get(f"{path}/{name}"))
         after = worker.do_run(scratch, path)
-    then, now = checksums(before) | damaged(store, before), checksums(after)
-    return [(name, then.get(name, "-"), now.get(name, "-")) for name in sorted({*then, *now})]
+    holds = _paired(checksums(before) | damaged(store, before), checksums(after))
+    environment = _paired(_environment(before), _environment(after))
+    return Again(holds, [(name, then, now) for name, then, now in environment if then != now])
 
 
 class _Scratch(Store):
@@ -43,6 +53,16 @@ def damaged(store: Store, run: runs.Run) -> dict[str, str]:
 def _sha256(store: Store, path: str) -> str:
     with store.reader(path) as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def _paired(before: dict[str, str], after: dict[str, str]) -> list[tuple[str, str, str]]:
+    return [(name, before.get(name, "-"), after.get(name, "-")) for name in sorted({*before, *after})]
+
+
+def _environment(run: runs.Run) -> dict[str, str]:
+    """Of all units: a fact in which they differ has several values."""
+    found = {name: sorted({str(facts[name]) for facts in run.facts if name in facts}) for name in ENVIRONMENT}
+    return {name: ", ".join(values) for name, values in found.items() if values}
 
 
 def checksums(run: runs.Run) -> dict[str, str]:

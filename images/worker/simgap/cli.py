@@ -108,10 +108,13 @@ def _show_again(store: Store, paths: list[str]) -> None:
     differs = False
     for path in paths:
         table = Table("holds", "then", "now", "", title=path)
-        for name, then, now in do_again(store, path):
+        done = do_again(store, path)
+        for name, then, now in done.holds:
             differs |= then != now
             table.add_row(name, then[:12], now[:12], "same" if then == now else "[red]differs[/]")
         Console().print(table)
+        for name, then, now in done.environment:
+            err.print(f"{path}: {name} was {then}, is {now}", highlight=False, soft_wrap=True)
     if differs:
         raise SimgapError("done again, it does not hold the same")
 

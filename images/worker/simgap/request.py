@@ -41,6 +41,8 @@ class Request(Frozen):
 
     stage: ClassVar[str]
     revision: ClassVar[int]
+    one_device: ClassVar[bool] = False
+    """Whether what units make on different kinds of device must not be put together."""
     name: str
 
     @property

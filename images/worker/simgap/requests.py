@@ -70,7 +70,7 @@ class Tower(Frozen):
 class Embed(Request):
     """Unit vectors, float16, one for each sample: table embeddings."""
 
-    stage, revision = "embed", 1
+    stage, revision, one_device = "embed", 1, True
     samples: Input
     encoder: Tower
 

@@ -138,7 +138,8 @@ def find(store: Store, run: str) -> Run | None:
 def commit(store: Store, request: Request, lineage: dict[str, Any]) -> Run:
     """Writes run.json once every unit is there and the counts add up; a run committed before is returned as it is.
 
-    Raises SimgapError when a unit is missing or a sample is neither done nor counted as failed.
+    Raises SimgapError when a unit is missing, a sample is neither done nor counted as failed, or units that have to be of
+    one kind of device are not.
     """
     if done := find(store, request.path):
         return done
@@ -148,6 +149,12 @@ def commit(store: Store, request: Request, lineage: dict[str, Any]) -> Run:
         raise SimgapError(
             f"{request.path}: {counts.listed:,} listed, but {counts.done:,} done and {counts.failed:,} failed:"
             f" samples are lost; nothing was committed; remove {store.url(request.path)} to do it anew"
+        )
+    devices = sorted({str(m.facts.get("device")) for m in manifests})
+    if request.one_device and len(devices) > 1:
+        raise SimgapError(
+            f"{request.path}: its units were done on different devices ({', '.join(devices)}), whose numbers differ;"
+            f" remove {store.url(request.path)} to do it anew on one kind"
         )
     tables, files = _outputs(manifests)
     run = Run(

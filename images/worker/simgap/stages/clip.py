@@ -15,6 +15,7 @@ from PIL import Image
 from simgap import runs
 from simgap.errors import SimgapError
 from simgap.request import Input
+from simgap.stages.device import device
 from simgap.store import Store
 
 IMAGES_A_BATCH = 256
@@ -27,7 +28,7 @@ class Clip:
     """A model ready to encode: `device`, `transform` (image to tensor) and `tokenizer` belong to its weights."""
 
     def __init__(self, model: str, weights: str) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         if model not in open_clip.list_models():
             raise SimgapError(
                 f"model {model!r}: open_clip knows no such model; `python -c 'import open_clip; print(open_clip.list_models())'` lists them"
@@ -48,11 +49,6 @@ class Clip:
             padding = [torch.zeros_like(batch[0])] * (IMAGES_A_BATCH - len(batch))
             vectors = self.network.encode_image(torch.stack(batch + padding).to(self.device), normalize=True)
             yield vectors[: len(batch)].float().cpu().numpy()
-
-    def facts(self) -> dict[str, Any]:
-        """The numeric environment: recorded with what was made, never hashed."""
-        name = torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
-        return {"device": name, "torch": torch.__version__, "dtype": "float32", "threads": torch.get_num_threads()}
 
 
 def load_trained(store: Store, model: str, checkpoint: Input) -> Clip:

@@ -6,6 +6,7 @@ import pyarrow as pa
 from simgap import requests
 from simgap.errors import SimgapError
 from simgap.stages.clip import Clip, load_pretrained, load_trained
+from simgap.stages.device import environment
 from simgap.stages.images import ShardSamples, read_images, shards_of
 from simgap.store import Store
 from simgap.task import Task
@@ -17,7 +18,7 @@ def embed(tasks: list[Task[requests.Embed]], store: Store) -> None:
     for task in tasks:
         shards = shards_of(store, task.request.samples, task.unit.parts)
         done, total = 0, sum(len(shard.sample_ids) for shard in shards)
-        task.note(**clip.facts())
+        task.note(**environment())
         for shard in shards:
             task.write("embeddings", _embed_shard(task, store, clip, shard, done, total))
             done += len(shard.sample_ids)

@@ -7,6 +7,7 @@ import torch
 
 from simgap import requests, runs
 from simgap.stages.clip import Clip, load_trained
+from simgap.stages.device import environment
 from simgap.stages.images import read_images, shards_of
 from simgap.store import Store
 from simgap.task import Task
@@ -30,7 +31,7 @@ def evaluate(tasks: list[Task[requests.Evaluate]], store: Store) -> None:
             task.write("predictions", _predictions(task.request, shard.sample_ids, truth, similarities))
             task.count(done=len(shard.sample_ids))
         task.count(listed=total)
-        task.note(**clip.facts())
+        task.note(**environment())
         task.progress(total, total)
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from simgap import requests, runs
 from simgap.errors import SimgapError
 from simgap.kernels.scan import Columns, Scan, merge_counts, merge_neighbours
+from simgap.stages.device import device, environment
 from simgap.stages.tables import with_constants
 from simgap.stages.vectors import load_vectors, stream_vectors
 from simgap.store import Store
@@ -46,13 +46,13 @@ def _scan(tasks: list[SearchTask], store: Store) -> None:
         task.write("_neighbours", pa.table(scan.neighbours()))
         task.write("_counts", pa.table(scan.counts()))
         task.count(listed=total, done=done)
-        task.note(pairs_rechecked=scan.nominated, within_float16_of_threshold=near, device=scan.device)
+        task.note(pairs_rechecked=scan.nominated, within_float16_of_threshold=near, **environment())
 
 
 def _scan_for(request: requests.Search, store: Store) -> Scan:
     query_ids, queries = load_vectors(store, request.queries)
     tau = _thresholds(store, request, query_ids)
-    return Scan(query_ids, queries, tau, request.neighbours, "cuda" if torch.cuda.is_available() else "cpu")
+    return Scan(query_ids, queries, tau, request.neighbours, device())
 
 
 def _thresholds(store: Store, request: requests.Search, query_ids: np.ndarray) -> np.ndarray | None:

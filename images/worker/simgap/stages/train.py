@@ -19,6 +19,7 @@ from simgap import requests, runs
 from simgap.errors import SimgapError
 from simgap.stages import open_clip_training
 from simgap.stages.clip import CHECKPOINT
+from simgap.stages.device import device, environment
 from simgap.stages.stream import Plan, Shard, record_path
 from simgap.store import Store
 from simgap.study import Training
@@ -103,7 +104,7 @@ def arguments(training: Training, plan: Plan, seed: int, folder: Path, resume: P
         "dataset-type": "webdataset", "epochs": training.epochs, "batch-size": training.batch_size,
         "lr": training.learning_rate, "wd": training.weight_decay, "warmup": training.warmup_steps,
         "precision": training.precision, "workers": training.data_workers, "seed": seed,
-        "device": "cuda" if torch.cuda.is_available() else "cpu", "logs": folder, "name": "open_clip",
+        "device": device(), "logs": folder, "name": "open_clip",
         "log-every-n-steps": max(1, min(STEPS_BETWEEN_LOGS, steps // LOGS_AN_EPOCH)),
     }  # fmt: skip
     resumed = [f"--resume={resume}"] if resume else []
@@ -211,7 +212,7 @@ def _write(task: Task[requests.Train], plan: Plan, members: pa.Table, history: H
     reason = f"{never:,} of {len(members):,} members not reached: {seen:,} samples were seen"
     failures = [{"dataset": None, "shard": None, "key": None, "stage": "train", "reason": reason}] if never else []
     task.write("failures", pa.Table.from_pylist(failures, FAILURES))
-    task.note(torch=torch.__version__, cuda=torch.cuda.is_available(), threads=torch.get_num_threads())
+    task.note(**environment(request.training.precision))
 
 
 def exposures(checkpoint: str, members: pa.Table, yielded: np.ndarray) -> pa.Table:
