@@ -15,7 +15,7 @@ create table splits (split varchar, rule varchar, parameters varchar, encoder va
 create table members (split varchar, dataset varchar, sample_id bigint, run varchar); -- view
 create table certificates (split varchar, encoder varchar, reference varchar, test_set varchar, queries bigint, exceeding bigint, largest_excess double, needlessly_removed bigint, mean_difference double, run varchar);
 create table checkpoints (checkpoint varchar, split varchar, seed bigint, model varchar, epochs bigint, samples_seen bigint, uri varchar, run varchar);
-create table training_log (checkpoint varchar, epoch bigint, step bigint, samples_seen bigint, distinct_samples bigint, loss double, images_per_second double, run varchar); -- view
+create table training_log (checkpoint varchar, epoch integer, step bigint, samples_seen bigint, distinct_samples bigint, loss double, images_per_second double, run varchar); -- view
 create table exposures (checkpoint varchar, dataset varchar, source varchar, samples bigint, yielded bigint, run varchar);
 create table predictions (checkpoint varchar, test_set varchar, protocol varchar, query_id bigint, label bigint, predicted bigint, label_rank bigint, top5 bigint[], correct boolean, run varchar); -- view
 create table scores (checkpoint varchar, split varchar, seed bigint, test_set varchar, protocol varchar, metric varchar, value double, low double, high double, n bigint, "interval" varchar, run varchar);

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from simgap import catalog, sql
+from simgap import schema, sql
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent for path in HERE.glob("*/*/*/expect.csv"))
@@ -19,7 +19,7 @@ OF_SPLITS = {
     "parameters": {"above": "double", "count": "bigint", "seed": "bigint"},
 }
 """The tables of sql/splits, typed as the stage hands them over."""
-OF_CATALOG = {table.name: table.columns for table in catalog.tables()}
+OF_CATALOG = {table.name: table.columns for table in schema.tables()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "/".join(case.relative_to(HERE).parts))

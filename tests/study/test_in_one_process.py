@@ -15,7 +15,7 @@ from rich.console import Console
 
 from operators import console
 from operators.embedded import ROOT, Home
-from simgap import catalog, flow, runs
+from simgap import catalog, flow, runs, schema
 from simgap.store import Store
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def test_a_killed_training_went_on_from_its_last_epoch(home: Home, store: Store)
 
 def test_every_table_has_its_rows(store: Store) -> None:
     empty = {"duplicates"}  # made by a stage to come
-    for table in catalog.tables():
+    for table in schema.tables():
         rows = catalog.ask(store, f"select * from tiny.{table.name}").num_rows
         assert bool(rows) != (table.name in empty | {"failures"}), table.name
 

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 from making import run_study
 
-from simgap import catalog, runs, sql
+from simgap import catalog, runs, schema, sql
 from simgap.errors import SimgapError
 from simgap.store import Store
 
@@ -23,7 +23,7 @@ def ask(store: Store, statement: str, study: str | None = None) -> list[dict]:
 
 
 @pytest.mark.parametrize("study", [None, "audit"])
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda table: table.name)
+@pytest.mark.parametrize("table", schema.tables(), ids=lambda table: table.name)
 def test_every_table_has_its_columns_and_can_be_read(read_audit, table, study):
     found = catalog.ask(read_audit[0], f"select * from {table.name}", study)
     assert found.column_names == list(table.columns)
@@ -48,7 +48,7 @@ def test_a_data_sets_row_adds_up_its_shards(read_audit):
 
 
 def dumped(store: Store) -> dict[str, list]:
-    return {t.name: sorted(map(repr, ask(store, f"select * from {t.name}"))) for t in catalog.tables()}
+    return {t.name: sorted(map(repr, ask(store, f"select * from {t.name}"))) for t in schema.tables()}
 
 
 def test_the_catalog_made_anew_has_the_same_rows(audit):

@@ -5,17 +5,15 @@ committed run; the schema of a study has the same tables, restricted to its late
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from simgap import duck, runs, sql
+from simgap import duck, runs, schema, sql
 from simgap.errors import SimgapError
 from simgap.requests import BY_STAGE
 from simgap.runs import Run
@@ -23,21 +21,6 @@ from simgap.store import Store
 
 PATH = "catalog/simgap.duckdb"
 PUBLISH_TRIES = 5
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the catalog, as sql/catalog/schema.sql declares it."""
-
-    name: str
-    columns: dict[str, str]
-    is_view: bool
-
-
-def tables() -> list[Table]:
-    """The catalog's tables, in the order of schema.sql."""
-    found = re.findall(r"^create table (\w+) \((.*)\);( -- view)?$", sql.text("catalog/schema"), re.MULTILINE)
-    return [Table(name, _columns(columns), bool(view)) for name, columns, view in found]
 
 
 def publish(store: Store) -> str:
@@ -134,7 +117,7 @@ def fill(
 ) -> None:
     """Makes all tables of these runs in an empty database, and a schema for each study."""
     fitting = [run for run in committed if not outdated(run)]
-    for table in tables():
+    for table in schema.tables():
         _make(connection, store, table, fitting)
     _insert(connection, "runs", [_run_row(run) for run in committed])
     _insert(connection, "run_inputs", [{"run": run.run, "input": path} for run in committed for path in run.inputs])
@@ -195,7 +178,7 @@ def _sources(store: Store) -> list[str]:
     return [e.path for folder in ("runs", "studies") for e in store.list(folder) if e.path.endswith(kept)]
 
 
-def _make(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, committed: list[Run]) -> None:
+def _make(connection: duckdb.DuckDBPyConnection, store: Store, table: schema.Table, committed: list[Run]) -> None:
     files = [file.path for run in committed for file in run.tables.get(table.name, []) if file.rows]
     kind = "view" if table.is_view else "table"
     casts = ", ".join(f'cast("{name}" as {type_}) as "{name}"' for name, type_ in table.columns.items())
@@ -217,7 +200,7 @@ def _make_schema(connection: duckdb.DuckDBPyConnection, study: str) -> None:
     of_study = f"run in (select run from main.study_runs where study = '{name}' and dag_run = {latest})"
     this_run = f"study = '{name}' and dag_run = {latest}"
     connection.execute(f'create schema "{study}"')
-    for table in tables():
+    for table in schema.tables():
         where = this_run if table.name in ("studies", "study_runs") else of_study
         connection.execute(f'create view "{study}".{table.name} as select * from main.{table.name} where {where}')
 
@@ -226,7 +209,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[s
     """Adds rows to a table, columns by name; a column that a row lacks is null."""
     if not rows:
         return
-    columns = next(t for t in tables() if t.name == table).columns
+    columns = schema.table(table).columns
     given = pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
     connection.register("given", given)
     casts = ", ".join(f'cast("{name}" as {type_})' for name, type_ in columns.items())
@@ -259,8 +242,3 @@ def _output_rows(run: Run) -> Iterator[dict[str, Any]]:
 def _study_run_rows(dag_run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for role, run in dag_run["runs"].items():
         yield {"study": dag_run["study"], "dag_run": dag_run["dag_run"], "role": role, "run": run}
-
-
-def _columns(declared: str) -> dict[str, str]:
-    pairs = [column.strip().rsplit(" ", 1) for column in declared.split(",")]
-    return {name.strip('"'): type_ for name, type_ in pairs}

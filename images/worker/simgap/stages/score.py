@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from simgap import runs
+from simgap import runs, schema
 from simgap.errors import SimgapError
 from simgap.kernels import statistics
 from simgap.request import Input
@@ -20,55 +20,6 @@ from simgap.task import Task
 
 PREDICTIONS = ["checkpoint", "test_set", "protocol", "query_id", "label", "label_rank"]
 METRICS = {"top1": 1, "top5": 5}  # the label's rank that still counts as right
-
-SCORES = pa.schema(
-    [
-        ("checkpoint", pa.string()),
-        ("split", pa.string()),
-        ("seed", pa.int64()),
-        ("test_set", pa.string()),
-        ("protocol", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n", pa.int64()),
-        ("interval", pa.string()),
-    ]
-)
-COMPARISONS = pa.schema(
-    [
-        ("split", pa.string()),
-        ("other", pa.string()),
-        ("test_set", pa.string()),
-        ("protocol", pa.string()),
-        ("metric", pa.string()),
-        ("difference", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("only_split", pa.int64()),
-        ("only_other", pa.int64()),
-        ("p", pa.float64()),
-        ("p_holm", pa.float64()),
-    ]
-)
-EXPLAINED_SHARES = pa.schema(
-    [
-        ("test_set", pa.string()),
-        ("protocol", pa.string()),
-        ("metric", pa.string()),
-        ("pruned", pa.string()),
-        ("control", pa.string()),
-        ("share", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("numerator", pa.float64()),
-        ("denominator", pa.float64()),
-        ("denominator_low", pa.float64()),
-        ("denominator_high", pa.float64()),
-        ("interval", pa.string()),
-    ]
-)
 
 Rows = list[dict[str, Any]]
 
@@ -116,9 +67,9 @@ def score(tasks: list[Task[Score]], store: Store) -> None:
         predictions = _read(store, request.predictions, "predictions", PREDICTIONS)
         checkpoints = _read(store, request.checkpoints, "checkpoints", ["checkpoint", "split", "seed"])
         tested = tested_models(predictions, checkpoints)
-        task.write("scores", pa.Table.from_pylist(scores(tested), SCORES))
-        task.write("comparisons", pa.Table.from_pylist(comparisons(tested, request), COMPARISONS))
-        task.write("explained_shares", pa.Table.from_pylist(explained_shares(tested, request), EXPLAINED_SHARES))
+        task.write("scores", schema.rows("scores", scores(tested)))
+        task.write("comparisons", schema.rows("comparisons", comparisons(tested, request)))
+        task.write("explained_shares", schema.rows("explained_shares", explained_shares(tested, request)))
         task.count(listed=len(predictions), done=len(predictions))
 
 

@@ -4,18 +4,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from simgap import duck, requests, sql
+from simgap import duck, requests, schema, sql
 from simgap.errors import SimgapError
 from simgap.store import Store
 from simgap.study import KeepLeastSimilar, KeepMostSimilar
 from simgap.task import Task
-
-SPLITS = pa.schema(
-    [
-        ("split", pa.string()), ("rule", pa.string()), ("parameters", pa.string()), ("encoder", pa.string()),
-        ("reference", pa.string()), ("with_reference", pa.bool_()), ("samples", pa.int64()), ("of_samples", pa.int64()),
-    ]
-)  # fmt: skip
 
 
 def split(tasks: list[Task[requests.Split]], store: Store) -> None:
@@ -45,7 +38,7 @@ def _split(task: Task[requests.Split], store: Store) -> None:
         "encoder": request.encoder, "reference": request.reference, "with_reference": rule.with_reference,
         "samples": members.num_rows, "of_samples": candidates + members.num_rows - kept.num_rows,
     }  # fmt: skip
-    task.write("splits", pa.Table.from_pylist([row], SPLITS))
+    task.write("splits", schema.rows("splits", [row]))
     task.count(listed=row["of_samples"], done=row["of_samples"])
 
 

@@ -15,7 +15,7 @@ import open_clip
 import pyarrow as pa
 import torch
 
-from simgap import requests, runs
+from simgap import requests, runs, schema
 from simgap.errors import SimgapError
 from simgap.stages import open_clip_training
 from simgap.stages.clip import CHECKPOINT
@@ -33,13 +33,6 @@ select dataset, shard, sample_id, source, uri, etag, shards.sha256 as sha256
 from members join samples using (dataset, sample_id) join shards using (dataset, shard)
 order by dataset, shard, sample_id
 """
-LOG = pa.schema(
-    [
-        ("checkpoint", pa.string()), ("epoch", pa.int32()), ("step", pa.int64()), ("samples_seen", pa.int64()),
-        ("distinct_samples", pa.int64()), ("loss", pa.float64()), ("images_per_second", pa.float64()),
-    ]
-)  # fmt: skip
-FAILURES = pa.schema([(name, pa.string()) for name in ("dataset", "shard", "key", "stage", "reason")])
 
 
 @dataclass
@@ -205,13 +198,13 @@ def _write(task: Task[requests.Train], plan: Plan, members: pa.Table, history: H
         "checkpoint": request.name, "split": request.split_name, "seed": request.seed, "model": request.training.model,
         "epochs": request.training.epochs, "samples_seen": seen, "uri": CHECKPOINT,
     }  # fmt: skip
-    task.write("checkpoints", pa.Table.from_pylist([checkpoint]))
-    task.write("training_log", pa.Table.from_pylist(history.log, LOG))
+    task.write("checkpoints", schema.rows("checkpoints", [checkpoint]))
+    task.write("training_log", schema.rows("training_log", history.log))
     task.write("exposures", exposures(request.name, members, history.yielded))
     task.count(listed=len(members), done=len(members) - never, failed=never)
     reason = f"{never:,} of {len(members):,} members not reached: {seen:,} samples were seen"
-    failures = [{"dataset": None, "shard": None, "key": None, "stage": "train", "reason": reason}] if never else []
-    task.write("failures", pa.Table.from_pylist(failures, FAILURES))
+    failures = [{"stage": "train", "reason": reason}] if never else []
+    task.write("failures", schema.rows("failures", failures))
     task.note(**environment(request.training.precision))
 
 

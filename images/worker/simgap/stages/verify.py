@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from simgap import requests, runs
+from simgap import requests, runs, schema
 from simgap.errors import SimgapError
 from simgap.kernels.certificate import Certificate, certify, nearest_neighbours, nearest_similarity, needlessly_removed
 from simgap.request import Input
@@ -16,14 +16,6 @@ from simgap.store import Store
 from simgap.task import Task
 
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
-
-CERTIFICATES = pa.schema(
-    [
-        *((name, pa.string()) for name in ("split", "encoder", "reference", "test_set")),
-        ("queries", pa.int64()), ("exceeding", pa.int64()), ("largest_excess", pa.float64()),
-        ("needlessly_removed", pa.int64()), ("mean_difference", pa.float64()),
-    ]
-)  # fmt: skip
 
 
 def verify(tasks: list[Task[requests.Verify]], store: Store) -> None:
@@ -52,7 +44,7 @@ def _verify(task: Task[requests.Verify], store: Store) -> None:
         _refuse(request, certificate, needless)
         row = {"split": request.split, "encoder": request.encoder, "reference": request.reference, "test_set": request.test_set,
                **asdict(certificate), "needlessly_removed": needless}  # fmt: skip
-        task.write("certificates", pa.Table.from_pylist([row], CERTIFICATES))
+        task.write("certificates", schema.rows("certificates", [row]))
     task.count(listed=len(query_ids), done=len(query_ids))
 
 
