@@ -1,4 +1,7 @@
-"""How much of a CLIP model's accuracy is explained by train-test similarity: runs, and the catalog of what they made."""
+"""How much of a CLIP model's accuracy is explained by train-test similarity: runs, and the catalog of what they made.
+
+The store is the folder or bucket that SIMGAP_STORE names (file:///path or s3://bucket/prefix), by default .simgap/store here.
+"""
 
 import sys
 from pathlib import Path
