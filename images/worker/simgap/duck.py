@@ -1,24 +1,39 @@
 """DuckDB over the store's parquet files."""
 
+from importlib import import_module
 from pathlib import Path
 
 import duckdb
 
 from simgap import runs
 from simgap.request import Input
-from simgap.store import Store
+from simgap.store import Store, s3_endpoint
 
 
 def connect(store: Store, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
     """A connection that can read the store; a bucket's credentials come from the environment."""
     connection = duckdb.connect(database)
     if store.root.startswith("s3://"):
-        import duckdb_extension_httpfs
-
-        [extension] = Path(duckdb_extension_httpfs.__file__).parent.rglob("httpfs.duckdb_extension")
-        connection.load_extension(str(extension))
-        connection.execute("create secret (type s3, provider credential_chain, chain 'env')")
+        for extension in ("httpfs", "aws"):
+            connection.load_extension(_shipped(extension))
+        connection.execute(f"create secret (type s3, provider credential_chain, chain 'env'{_where()})")
     return connection
+
+
+def _shipped(extension: str) -> str:
+    """An extension's file, as its wheel brings it."""
+    package = import_module(f"duckdb_extension_{extension}")
+    [path] = Path(str(package.__file__)).parent.rglob(f"{extension}.duckdb_extension")
+    return str(path)
+
+
+def _where() -> str:
+    """Where the bucket is, when not at Amazon."""
+    endpoint = s3_endpoint()
+    if endpoint is None:
+        return ""
+    place = endpoint.netloc.replace("'", "''")
+    return f", endpoint '{place}', url_style 'path', use_ssl {str(endpoint.scheme == 'https').lower()}"
 
 
 def place(store: Store, path: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
@@ -137,8 +137,16 @@ def _open(url: str) -> LocalStore | S3Store:
             folder.mkdir(parents=True, exist_ok=True)
         return LocalStore(folder)
     if url.startswith("s3://"):
-        return from_url(url)  # pyright: ignore[reportReturnType]
+        endpoint = s3_endpoint()
+        plain = endpoint is not None and endpoint.scheme == "http"
+        return from_url(url, client_options={"allow_http": plain})  # pyright: ignore[reportReturnType]
     raise SimgapError(f"{url}: a store is a folder, file:///path, or a bucket, s3://bucket/prefix")
+
+
+def s3_endpoint() -> SplitResult | None:
+    """Where buckets are, from the environment; None: at Amazon."""
+    given = next(filter(None, map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))), None)
+    return urlsplit(given) if given else None
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""A bucket as the store, over the S3 protocol: what holds in a folder holds there."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from making import Made, put_data, run_study
+from moto.server import ThreadedMotoServer
+
+from simgap import catalog
+from simgap.errors import Missing, SimgapError
+from simgap.store import Store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Store]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "something",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="shards")
+        yield Store("s3://shards/of/simgap")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def audited(bucket: Store, audit_file: Path) -> Made:
+    put_data(bucket)
+    return run_study(bucket, audit_file)
+
+
+def test_objects_are_put_once_listed_and_read_in_parts(bucket: Store, tmp_path: Path) -> None:
+    assert bucket.create("x/once", b"first") and not bucket.create("x/once", b"second")
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 50_000)  # more than is sent in one part
+    bucket.upload("x/large", tmp_path / "large")
+    assert [(entry.path, entry.size) for entry in bucket.list("x")] == [("x/large", 12_800_000), ("x/once", 5)]
+    bucket.download("x/large", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "large").read_bytes()
+    with bucket.reader("x/large") as file:
+        file.seek(2_000_001)
+        assert file.read(3) == bytes([129, 130, 131])
+    bucket.delete("x/once")
+    with pytest.raises(Missing, match=r"^s3://shards/of/simgap/x/once: no such object$"):
+        bucket.get("x/once")
+
+
+def test_an_audit_in_a_bucket_finds_what_one_in_a_folder_finds(bucket: Store, audited: Made, read_audit) -> None:
+    folder, made = read_audit
+    assert audited.roles.keys() == made.roles.keys()
+    for table in ("samples", "embeddings", "thresholds", "proximity", "neighbours", "members", "certificates"):
+        asked = f"select * exclude (run) from audit.{table} order by all"
+        rows = catalog.ask(bucket, asked)
+        assert rows.num_rows and rows == catalog.ask(folder, asked), table
+
+
+def test_splits_are_exported_from_a_bucket(bucket: Store, audited: Made) -> None:
+    kept, removed = (catalog.keys_of(bucket, "pruned", "audit", removed=r) for r in (False, True))
+    assert kept.num_rows > 9 and kept.num_rows + removed.num_rows == 24 + 8 + 9
+
+
+@pytest.mark.parametrize("statement", ["from read_text('/etc/hostname')", "from read_text('s3://shards/elsewhere')"])
+def test_people_cannot_read_outside_of_the_store(bucket: Store, audited: Made, statement: str) -> None:
+    boto3.client("s3").put_object(Bucket="shards", Key="elsewhere", Body=b"secret")
+    with pytest.raises(SimgapError, match=r"the query was refused: .*disabled"):
+        catalog.ask(bucket, statement)
