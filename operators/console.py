@@ -54,7 +54,7 @@ def main() -> None:
 def study(name: str, home: Home, console: Console) -> None:
     """Does what is missing of a study, the whole of it, and shows its results. Raises SimgapError when it fails."""
     file = home.dags / "studies" / f"{name}.toml"
-    store, started = Store(home.store), time.monotonic()
+    store, started = Store.from_url(home.store), time.monotonic()
     if flow.finished(store, file, {}) is None:
         _do(f"study_{name}", home, console)
         console.print(f"\n{name} is done, in {duration(time.monotonic() - started)}\n", highlight=False)

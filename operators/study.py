@@ -14,7 +14,8 @@ from simgap.study import Study, head, load
 FORM = """
 ## The form
 **tests** and **splits** choose a part of the study, and **seeds** those of its trainings; as they stand, all of it is
-done as its file says. A split brings along what it is made from, and the encoder stays the same whatever the seeds.
+done as its file says. A split brings along the splits it is made from; a test set goes together with the splits that
+name it. The encoder stays the same whatever the seeds.
 What an earlier run has done already, here or in another study, is found and not done again.
 
 ## The stages

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators import feed
-from simgap.errors import SimgapError
+from simgap.errors import SimgapError, StoreFailed
 
 
 class Teller:
@@ -21,9 +21,12 @@ class Teller:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Tells of what is raised inside. A SimgapError is a person's to mend, so the task is not tried again."""
+        """Tells of what is raised inside. Most SimgapErrors are a person's to mend, so the task is not tried again."""
         try:
             yield
+        except StoreFailed as error:
+            self._failed(error, final=self._last_try)
+            raise
         except SimgapError as error:
             self._failed(error, final=True)
             raise AirflowFailException(str(error)) from error
@@ -31,8 +34,12 @@ class Teller:
             self._failed(error, final=True)
             raise
         except Exception as error:
-            self._failed(error, final=self._ti.try_number > self._ti.max_tries)
+            self._failed(error, final=self._last_try)
             raise
+
+    @property
+    def _last_try(self) -> bool:
+        return self._ti.try_number > self._ti.max_tries
 
     def _failed(self, error: Exception, final: bool) -> None:
         self.tell("failed", message=str(error) or type(error).__name__, final=final)

@@ -46,5 +46,6 @@ def _make(connection: duckdb.DuckDBPyConnection, file: Path, types: dict[str, st
     )
 
 
-def test_every_rule_has_cases():
-    assert {case.relative_to(HERE).parts[1] for case in CASES if "splits" in case.parts} == set(sql.names("splits"))
+@pytest.mark.parametrize("folder", ["splits", "questions"])
+def test_every_rule_and_question_has_cases(folder):
+    assert {case.relative_to(HERE).parts[1] for case in CASES if folder in case.parts} == set(sql.names(folder))

@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from operators.embedded import Home
+from simgap.errors import SimgapError, StoreFailed
 
 DAGS = Path(__file__).parents[2] / "dags"
 STUDIES = {"study_icons", "study_icons-seeds", "study_laion"}
@@ -137,6 +140,28 @@ def test_a_dag_file_is_the_same_each_time_it_is_read(copied: Path) -> None:
 
     once, again = (DagSerialization.to_dict(bag(copied).dags["study_small"]) for _ in range(2))
     assert once == again
+
+
+@pytest.mark.parametrize(
+    ("error", "try_number", "raised", "final"),
+    [
+        (SimgapError("none"), 1, AirflowFailException, True),
+        (StoreFailed("busy"), 1, StoreFailed, False),
+        (StoreFailed("busy"), 3, StoreFailed, True),
+        (ValueError("odd"), 1, ValueError, False),
+    ],
+)
+def test_a_failure_that_may_pass_is_tried_again(
+    error: Exception, try_number: int, raised: type[Exception], final: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from operators import feed, telling
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(feed, "tell", lambda dag_id, run_id, kind, **facts: told.append(facts))
+    ti = SimpleNamespace(dag_id="d", run_id="r", try_number=try_number, max_tries=2)
+    with pytest.raises(raised), telling.Teller({"ti": ti}, "plan").failures():
+        raise error
+    assert [(facts["message"], facts["final"]) for facts in told] == [(str(error), final)]
 
 
 def test_output_is_sorted_into_log_and_progress() -> None:

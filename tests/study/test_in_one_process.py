@@ -25,7 +25,7 @@ SECONDS_TO_THE_SECOND_EPOCH = 120
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """An embedded Airflow of its own, with the project's DAG file and the tiny study."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = tmp_path_factory.mktemp("a home")
     (folder / "dags" / "studies").mkdir(parents=True)
     shutil.copy(ROOT / "dags" / "study.py", folder / "dags")
     text = (HERE / "tiny.toml").read_text().replace("tests/data/icons", str(ROOT / "tests" / "data" / "icons"))
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="module")
 def store(home: Home) -> Store:
     """The store after the tiny study was killed in a training's second epoch, and gone on with."""
-    store = Store((home.path / "store").as_uri())
+    store = Store.from_url(home.store)
     killed = subprocess.Popen(
         [sys.executable, "-c", _STUDY, str(home.path), str(home.dags)], cwd=ROOT, env=_environment()
     )

@@ -60,7 +60,7 @@ def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows(home: Home, tmp
     units = [instance for instance in instances if instance["task_id"].endswith(".units") and instance["duration"]]
     assert _at_once(units) == 2
 
-    by_hand, scheduled = Store(f"file://{tmp_path}/by-hand"), Store(home.store)
+    by_hand, scheduled = Store(f"file://{tmp_path}/by-hand"), Store.from_url(home.store)
     run_study(by_hand, home.dags / "studies" / "audit.toml", **CHOSEN)
     for table in ("proximity", "members", "neighbours", "certificates"):
         asked = f"select * exclude (run) from audit.{table} order by all"

@@ -264,7 +264,7 @@ def test_a_matched_split_has_as_many_of_each_source(read_audit):
 
 
 def test_more_samples_than_there_are_cannot_be_kept(audit, audit_file, tmp_path):
-    file = tmp_path / "more.toml"
+    file = tmp_path / "audit.toml"
     file.write_text(audit_file.read_text().replace("count = 7", "count = 33", 1))
     with pytest.raises(SimgapError, match=r"^split least: keeps 33 samples, but the pool has 32$"):
         run_study(audit[0], file, "manual__2", until="split")

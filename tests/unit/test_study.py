@@ -93,6 +93,7 @@ def test_the_studies_here_are_right_and_say_how_they_are_started(path):
         ("pool.0.name", "ref", "data sets and splits need names of their own; used twice: ref"),
         ("pool.0.name", "everything", "data sets and splits need names of their own; used twice: everything"),
         ("pool.0.shards", "fetch://icons/a", "shards of a, after fetch://: 'icons' is not one of: (none)"),
+        ("name", "Small", "name: String should match pattern '^[a-z0-9]"),
         ("name", "main", "name: 'main' is taken in the catalog; any but these: main, "),
     ],
 )  # fmt: skip
@@ -111,6 +112,12 @@ def test_a_file_that_is_not_there_names_those_that_are(tmp_path):
     (tmp_path / "icons.toml").touch()
     with pytest.raises(SimgapError, match=r"icns\.toml: no such study file; .* are: icons$"):
         load(tmp_path / "icns.toml")
+
+
+def test_a_study_is_named_as_its_file_is(tmp_path):
+    (tmp_path / "mine.toml").write_text(Path("dags/studies/icons.toml").read_text())
+    with pytest.raises(SimgapError, match=r"mine\.toml: name: 'icons' has to be 'mine', as the file is called$"):
+        load(tmp_path / "mine.toml")
 
 
 @pytest.mark.parametrize("content", [b"a = = 3", b"name = '\xff'"])

@@ -79,6 +79,14 @@ def ask(store: Store, statement: str, study: str | None = None) -> pa.Table:
             raise SimgapError(f"the query was refused: {error}") from error
 
 
+def only_study(store: Store) -> str | None:
+    """The one study that has finished; None when there is none. Raises SimgapError when there are several."""
+    names = sorted({d["study"] for d in studies(store) if d["state"] == "success"})
+    if len(names) > 1:
+        raise SimgapError(f"the catalog has several studies; name one with --study: {', '.join(names)}")
+    return next(iter(names), None)
+
+
 def _refuse_unknown(study: str, connection: duckdb.DuckDBPyConnection) -> None:
     there = [name for (name,) in connection.execute("select distinct study from main.studies order by 1").fetchall()]
     if study not in there:

@@ -59,8 +59,10 @@ def sql_(
     """Ask the catalog, read-only."""
     if (query is None) == (file is None):
         raise SimgapError("give a query, or -f FILE; the canned questions are: " + ", ".join(sql.names("questions")))
-    statement = query or _statement(file)  # pyright: ignore[reportArgumentType]
-    show.rows(catalog.ask(Store.from_environment(), statement, study), format)
+    store = Store.from_environment()
+    if query is None:
+        query, study = _question(store, file, study)  # pyright: ignore[reportArgumentType]
+    show.rows(catalog.ask(store, query, study), format)
 
 
 @app.command(name="catalog")
@@ -127,7 +129,11 @@ def _folder(request: str) -> str:
     return request.removesuffix("/").removesuffix("/request.json")
 
 
-def _statement(file: Path) -> str:
+def _question(store: Store, file: Path, study: str | None) -> tuple[str, str | None]:
+    """The statement in a file or of a canned question, and the study it is asked of; rows of several would be mixed up."""
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    return sql.text(f"questions/{file.stem}")
+        return file.read_text(encoding="utf-8"), study
+    statement = sql.text(f"questions/{file.stem}")
+    if study is None and not statement.startswith(sql.OVER_ALL):
+        study = catalog.only_study(store)
+    return statement, study

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from simgap.errors import SimgapError
 
+OVER_ALL = "-- Over all studies: "
+"""How a question begins that is not asked of one study."""
 FOLDER = Path(__file__).parent / "sql"
 
 

@@ -5,6 +5,7 @@ A role says what a run is for in a study: `embed/noto`, `search/noto/sketch`, `s
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from hashlib import file_digest
 from pathlib import Path
 
@@ -182,12 +183,15 @@ def tower(study: Study, known: Known) -> Tower:
         return Tower(name=name, model=study.train.model, checkpoint=known.input(f"train/{checkpoint}"))
     assert encoder.model and encoder.pretrained  # the study file was checked
     weights = Path(encoder.pretrained)
-    digest = None
-    if weights.is_file():
-        with weights.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
+    digest = _sha256(weights, weights.stat().st_mtime_ns) if weights.is_file() else None
     name = f"{encoder.model}/{weights.stem if digest else encoder.pretrained}"
     return Tower(name=name, model=encoder.model, pretrained=encoder.pretrained, sha256=digest)
+
+
+@cache  # a study asks for its encoder once for each search, split and check
+def _sha256(file: Path, changed_ns: int) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
 
 
 def _ingest(data: Data, role: str, known: Known) -> Ingest:

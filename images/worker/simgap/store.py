@@ -17,7 +17,7 @@ from simgap.errors import Missing, SimgapError, StoreFailed
 
 READ_AHEAD_BYTES = 1 << 20
 FOLDER = "file://"
-"""What follows is a path as it is: percent signs are decoded where SIMGAP_STORE is read, and nowhere else."""
+"""What follows is a path as it is: percent signs are decoded in `Store.from_url`, and nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,12 @@ class Store:
     @classmethod
     def from_environment(cls) -> "Store":
         """The store that SIMGAP_STORE names; by default the folder `.simgap/store` under the working directory."""
-        return cls(unquote(os.environ.get("SIMGAP_STORE") or (Path.cwd() / ".simgap" / "store").as_uri()))
+        return cls.from_url(os.environ.get("SIMGAP_STORE") or (Path.cwd() / ".simgap" / "store").as_uri())
+
+    @classmethod
+    def from_url(cls, url: str) -> "Store":
+        """The store at a URL as people write it, where a space is %20."""
+        return cls(unquote(url))
 
     def get(self, path: str) -> bytes:
         """Raises `Missing` when there is no such object."""

@@ -13,6 +13,8 @@ from simgap.request import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+StudyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+"""Without capitals: it is a schema in the catalog, where they make no difference."""
 Tests = Annotated[list[str], Field(min_length=1)] | None
 RESERVED = ("main", "simgap", "temp", "system", "pg_catalog", "information_schema")
 """A study's name is a schema in the catalog; these are DuckDB's, and the catalog's own."""
@@ -167,7 +169,7 @@ class Compare(Frozen):
 class Study(Frozen):
     """A study, whole and checked."""
 
-    name: Name
+    name: StudyName
     fetch: dict[Name, Fetch] = {}
     pool: Annotated[list[Data], Field(min_length=1)]
     reference: Data
@@ -183,7 +185,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> "Study":
         tests, splits = [test.name for test in self.tests], list(self.splits)
-        if self.name.lower() in RESERVED:
+        if self.name in RESERVED:
             raise ValueError(f"name: {self.name!r} is taken in the catalog; any but these: {', '.join(RESERVED)}")
         _unique([*(data.name for data in [*self.pool, self.reference, *self.tests]), *splits])
         for name, split in self.splits.items():
@@ -258,7 +260,10 @@ def load(path: Path) -> Study:
         raise SimgapError(f"{path}: no such study file; the studies in {path.parent} are: {there}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SimgapError(f"{path}: not TOML: {error}") from error
-    return parse(document, str(path))
+    study = parse(document, str(path))
+    if study.name != path.stem:
+        raise SimgapError(f"{path}: name: {study.name!r} has to be {path.stem!r}, as the file is called")
+    return study
 
 
 def parse(document: dict[str, Any], source: str) -> Study:

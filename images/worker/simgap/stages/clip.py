@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -62,8 +63,10 @@ def load_trained(store: Store, model: str, checkpoint: Input) -> Clip:
 def load_pretrained(model: str, pretrained: str) -> Clip:
     """A tag of open_clip's or a weights file; raises SimgapError where the weights cannot be had."""
     try:
-        return Clip(model, pretrained)
-    except (OSError, RuntimeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "QuickGELU mismatch")  # the activation belongs to the weights
+            return Clip(model, pretrained)
+    except (OSError, RuntimeError, ValueError, UserWarning) as error:
         raise SimgapError(
             f"encoder {model}/{pretrained}: its weights cannot be loaded: {str(error).splitlines()[0]}"
         ) from error

@@ -1,7 +1,8 @@
 """verify: a split against a test set by other code than the search, from the vectors of what training will read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +24,14 @@ def verify(tasks: list[Task[requests.Verify]], store: Store) -> None:
 
     Raises SimgapError when a certificate does not hold: the study must not go on with such a split.
     """
+    needless = cache(partial(_needlessly_removed, store))  # it is one number for all of a split's test sets
     for task in tasks:
-        _verify(task, store)
+        _verify(task, store, needless)
 
 
-def _verify(task: Task[requests.Verify], store: Store) -> None:
+def _verify(task: Task[requests.Verify], store: Store, needless: Callable[..., int]) -> None:
     request = task.request
-    members = runs.read(store, request.members, "members", ["sample_id", "dataset"])
-    ids = np.sort(members["sample_id"].to_numpy()) if members.num_columns else np.empty(0, np.int64)
+    members, ids = _members(store, request.members)
     query_ids, queries = load_vectors(store, request.queries)
     everything = [*request.vectors, request.reference_vectors]
     _refuse_unseen(request, ids, store, everything)
@@ -39,13 +40,25 @@ def _verify(task: Task[requests.Verify], store: Store) -> None:
     if request.pruned_for:
         tau = _tau(store, next(p for p in request.pruned_for if p.test_set == request.test_set))
         certificate = certify(nearest_similarity(found, query_ids), tau)
-        tests = [(*load_vectors(store, pruned.queries), _tau(store, pruned)) for pruned in request.pruned_for]
-        needless = needlessly_removed(_blocks(store, request.vectors, ids, inside=False), tests)
-        _refuse(request, certificate, needless)
+        removed = needless(request.members, tuple(request.vectors), tuple(request.pruned_for))
+        _refuse(request, certificate, removed)
         row = {"split": request.split, "encoder": request.encoder, "reference": request.reference, "test_set": request.test_set,
-               **asdict(certificate), "needlessly_removed": needless}  # fmt: skip
+               **asdict(certificate), "needlessly_removed": removed}  # fmt: skip
         task.write("certificates", schema.rows("certificates", [row]))
     task.count(listed=len(query_ids), done=len(query_ids))
+
+
+def _members(store: Store, split: Input) -> tuple[pa.Table, np.ndarray]:
+    """A split's members, and their ids, int64, sorted."""
+    members = runs.read(store, split, "members", ["sample_id", "dataset"])
+    return members, np.sort(members["sample_id"].to_numpy()) if members.num_columns else np.empty(0, np.int64)
+
+
+def _needlessly_removed(
+    store: Store, split: Input, vectors: tuple[Input, ...], pruned_for: tuple[requests.Pruned, ...]
+) -> int:
+    tests = [(*load_vectors(store, pruned.queries), _tau(store, pruned)) for pruned in pruned_for]
+    return needlessly_removed(_blocks(store, vectors, _members(store, split)[1], inside=False), tests)
 
 
 def _refuse(request: requests.Verify, certificate: Certificate, needless: int) -> None:
@@ -66,7 +79,7 @@ def _refuse_unseen(request: requests.Verify, ids: np.ndarray, store: Store, vect
         )
 
 
-def _blocks(store: Store, vectors: list[Input], ids: np.ndarray, *, inside: bool) -> Blocks:
+def _blocks(store: Store, vectors: Iterable[Input], ids: np.ndarray, *, inside: bool) -> Blocks:
     """The vectors of the samples that are (or are not) members; `ids` are sorted."""
     for source in vectors:
         paths = tuple(file.path for file in runs.load(store, source).tables.get("embeddings", []))
