@@ -43,7 +43,7 @@ def main() -> None:
     try:
         (name,) = sys.argv[1:]
         study(name, Home.from_environment(), console)
-    except SimgapError as error:
+    except (SimgapError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

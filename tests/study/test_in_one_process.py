@@ -16,6 +16,7 @@ from rich.console import Console
 from operators import console
 from operators.embedded import ROOT, Home
 from simgap import catalog, flow, runs, schema
+from simgap.again import again
 from simgap.store import Store
 
 HERE = Path(__file__).parent
@@ -65,6 +66,13 @@ def test_a_killed_training_went_on_from_its_last_epoch(home: Home, store: Store)
     assert made
     [facts] = runs.load(store, made["train/everything-0"]).facts
     assert facts["resumed_after_epoch"] == 1
+
+
+def test_what_a_killed_study_holds_is_what_an_undisturbed_one_makes(home: Home, store: Store) -> None:
+    made = flow.finished(store, home.dags / "studies" / "tiny.toml", {})
+    assert made
+    for run in {run for role, run in made.items() if role.split("/")[0] in ("ingest", "search", "split", "verify")}:
+        assert all(then == now for _, then, now in again(store, run).holds), run
 
 
 def test_every_table_has_its_rows(store: Store) -> None:

@@ -1,5 +1,6 @@
 """A study under Airflow's own scheduler: started by its form, two units at a time, with the rows of one done without Airflow."""
 
+import io
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -8,10 +9,12 @@ import open_clip
 import pytest
 import torch
 from making import run_study, wait_for
+from rich.console import Console
 
-from operators import webserver
+from operators import console, webserver
 from operators.embedded import ROOT, Home
 from simgap import catalog
+from simgap.errors import SimgapError
 from simgap.stages import clip  # noqa: F401  (tells open_clip of the project's models)
 from simgap.store import Store
 
@@ -46,16 +49,28 @@ def home(tmp_path: Path) -> Home:
     torch.save(open_clip.create_model("tiny").state_dict(), weights)
     study = AUDIT.format(icons=ROOT / "tests" / "data" / "icons", weights=weights)
     (tmp_path / "dags" / "studies" / "audit.toml").write_text(study)
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    broken = study.replace('name = "audit"', 'name = "broken"').replace("weights.pt", "broken.pt")
+    (tmp_path / "dags" / "studies" / "broken.toml").write_text(broken)
     return Home(tmp_path / ".simgap", dags=tmp_path / "dags", port=PORT)
 
 
-def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows(home: Home, tmp_path: Path) -> None:
+def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows_and_ends_at_what_cannot_be_mended(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIMGAP_STORE", raising=False)
     with webserver.running(home) as api:
         api.wait_for("study_audit", 60)
         api.trigger("study_audit", "by-form", CHOSEN)
         wait_for(lambda: api.state("study_audit", "by-form") in ("success", "failed"), SECONDS_FOR_A_STUDY)
         assert api.state("study_audit", "by-form") == "success"
         instances = api.call("dags/study_audit/dagRuns/by-form/taskInstances?limit=500")["task_instances"]
+        with pytest.raises(SimgapError, match="the study did not end well; more: http"):
+            console.study("broken", home, Console(file=(said := io.StringIO()), width=200))
+    assert "✗ embed             encoder tiny/" in said.getvalue()
+    assert "broken.pt: its weights cannot be loaded" in said.getvalue()
+    assert "= ingest            already done" in said.getvalue()
+    assert "search" not in said.getvalue() and "will be tried again" not in said.getvalue()
     assert webserver.leader(home) is None
     units = [instance for instance in instances if instance["task_id"].endswith(".units") and instance["duration"]]
     assert _at_once(units) == 2

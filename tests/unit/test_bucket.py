@@ -55,6 +55,11 @@ def test_objects_are_put_once_listed_and_read_in_parts(bucket: Store, tmp_path: 
         bucket.get("x/once")
 
 
+def test_a_buckets_root_is_listed(bucket: Store) -> None:
+    bucket.put("root/x.tar", b"1")
+    assert "s3://shards/of/simgap/root/x.tar" in [entry.path for entry in bucket.list("s3://shards")]
+
+
 def test_an_audit_in_a_bucket_finds_what_one_in_a_folder_finds(bucket: Store, audited: Made, read_audit) -> None:
     folder, made = read_audit
     assert audited.roles.keys() == made.roles.keys()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from making import run_study
+from making import put_data, run_study
 
 from simgap import catalog, runs, schema, sql
 from simgap.errors import SimgapError
@@ -90,6 +90,17 @@ def test_a_studys_schema_is_of_its_latest_finished_dag_run(audit, audit_file):
         {"dag_run": "manual__2", "state": "success"},
     ]
     assert ask(store, "select dag_run from studies", "audit") == [{"dag_run": "manual__2"}]
+
+
+def test_a_dag_run_that_was_killed_before_it_published_is_not_finished(store, audit_file):
+    put_data(store)
+    made = run_study(store, audit_file)
+    assert catalog.holds(store, "audit", "manual__1")
+    store.put("studies/audit/manual__2/study.json", store.get(made.resolved))
+    store.put("studies/audit/manual__2/runs.json", store.get("studies/audit/manual__1/runs.json"))
+    assert not catalog.holds(store, "audit", "manual__2")
+    catalog.publish(store)
+    assert catalog.holds(store, "audit", "manual__2")
 
 
 def test_a_run_committed_while_the_catalog_is_made_is_in_it(audit, monkeypatch):

@@ -112,7 +112,7 @@ def test_an_export_is_named_for_its_split(simgap, tmp_path, monkeypatch):
 def test_the_catalog_says_where_it_is_and_what_it_left_out(audit, capsys, monkeypatch):
     store, made = audit
     path = made.roles["split/least"]
-    store.put(f"{path}/run.json", store.get(f"{path}/run.json").replace(b'"revision": 1', b'"revision": 0'))
+    store.put(f"{path}/run.json", store.get(f"{path}/run.json").replace(b'"revision": 2', b'"revision": 1'))
     monkeypatch.setenv("SIMGAP_STORE", store.root)
     monkeypatch.setattr(sys, "argv", ["simgap", "catalog"])
     with pytest.raises(SystemExit):

@@ -30,6 +30,7 @@ from simgap import flow, runs, worker
 from simgap.errors import SimgapError
 from simgap.requests import Ingest, Shard
 from simgap.shards import first_sample_id
+from simgap.stages import ingest
 from simgap.stages.images import read_images, shards_of
 from simgap.stages.ingest import Unusable, _decoded_size
 from simgap.store import Store
@@ -95,12 +96,19 @@ def broken(image: bytes) -> bytes:
     return image[: len(image) // 2]
 
 
+def grey16() -> bytes:
+    out = io.BytesIO()
+    Image.new("I;16", (8, 8), 30_000).save(out, "PNG")
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
         ([("x.png", broken(IMAGE)), ("x.txt", b"c")], r"^the image does not decode: "),
         ([("x.png", b"no image"), ("x.txt", b"c")], r"^the image does not decode: UnidentifiedImageError$"),
         ([("x.png", b""), ("x.txt", b"c")], r"^the image does not decode: "),
+        ([("x.png", grey16()), ("x.txt", b"c")], r"^16-bit grey"),
         ([("x.png", IMAGE), ("x.txt", b"caf\xe9")], r"^the caption is not UTF-8$"),
         ([("x.png", IMAGE)], r"^no caption$"),
         ([("x.txt", b"c")], r"^no image$"),
@@ -141,6 +149,51 @@ def test_facts_of_other_types_are_stored_as_text(store, study_file):
     )
     found = [(row["source"], row["licence"]) for row in rows(store, ingested(store, study_file), "samples")]
     assert found == [("7", "['CC0', 'MIT']"), ("?", "{'spdx': 'MIT'}"), ("a", None)]
+
+
+def test_samples_lost_on_their_way_are_noticed(store, study_file, monkeypatch):
+    put_data(store)
+    read = ingest._read
+
+    def losing(local, dataset, shard, classes, samples, fail):
+        seen = read(local, dataset, shard, classes, samples, fail)
+        samples.pop()
+        return seen
+
+    monkeypatch.setattr(ingest, "_read", losing)
+    with pytest.raises(SimgapError, match=r"^a/00000\.tar: 14 listed, but 13 done and 0 failed$"):
+        ingested(store, study_file)
+
+
+def test_a_shard_that_only_its_record_tells_of_is_a_failure(store, study_file):
+    put_data(store)
+    store.put("a/00002_stats.json", json.dumps({"successes": 2}).encode())
+    run = ingested(store, study_file)
+    lost = "img2dataset recorded more samples than there are in the shard"
+    assert [reason for _, _, reason in reasons(store, run)] == ["no such shard: a/00002.tar", lost, lost]
+    assert (run.counts.done, run.counts.failed) == (24, 3)
+
+
+def test_a_truncated_shards_lost_samples_are_each_a_failure(store, study_file):
+    put_data(store)
+    whole = store.get("a/00001.tar")
+    store.put("a/00001.tar", whole[: len(whole) // 2])
+    store.put("a/00001_stats.json", json.dumps({"successes": 10}).encode())
+    run = ingested(store, study_file)
+    assert run.counts.listed == 24 + 1  # the shard's end itself is a failure
+    assert run.counts.failed == len(rows(store, run, "failures"))
+
+
+def test_data_that_were_moved_are_read_again_and_hold_the_same(store, study_file):
+    put_data(store)
+    before = ingested(store, study_file)
+    for entry in store.list("a"):
+        store.put(f"moved/{entry.path}", store.get(entry.path))
+        store.delete(entry.path)
+    study_file.write_text(AUDIT.replace("a/*.tar", "moved/a/*.tar"))
+    after = ingested(store, study_file)
+    assert after.content == before.content and after.run != before.run
+    assert {row["uri"] for row in rows(store, after, "shards")} == {"moved/a/00000.tar", "moved/a/00001.tar"}
 
 
 def test_a_missing_numbered_shard_is_a_failure(store, study_file):
@@ -196,7 +249,8 @@ def test_samples_that_img2dataset_recorded_and_are_not_there_are_failures(store,
     for shard, successes in ((0, 17), (1, 10)):
         store.put(f"a/{shard:05d}_stats.json", json.dumps({"count": 20, "successes": successes}).encode())
     run = ingested(store, study_file)
-    assert reasons(store, run) == [("00000.tar", None, "3 samples that img2dataset recorded are not in the shard")]
+    lost = ("00000.tar", None, "img2dataset recorded more samples than there are in the shard")
+    assert reasons(store, run) == [lost] * 3
     assert [(row["listed"], row["done"], row["failed"]) for row in rows(store, run, "shards")] == [
         (17, 14, 3),
         (10, 10, 0),

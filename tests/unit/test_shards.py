@@ -39,7 +39,7 @@ def until_broken(data: bytes) -> tuple[list[tuple[int, str, dict[str, bytes]]], 
 folders = st.sampled_from(["", "x/", "x.y/", "./z/"])
 keys = st.text("ab1_", min_size=1, max_size=3)
 suffixes = st.sampled_from(["png", "PNG", "txt", "json", "seg.png", "a.b", "cls"])
-names = st.builds("{}{}.{}".format, folders, keys, suffixes)
+names = st.builds("{}{}.{}".format, folders, keys, suffixes) | st.sampled_from(["._a.png", "README"])
 
 
 @given(st.lists(names, max_size=12, unique_by=str.lower))

@@ -28,7 +28,8 @@ from simgap import runs, worker
 from simgap.errors import SimgapError
 from simgap.request import Input
 from simgap.requests import Evaluate, Search, Split, Train, Verify
-from simgap.stages.evaluate import rank
+from simgap.stages.clip import load_pretrained
+from simgap.stages.evaluate import class_weights, rank
 from simgap.store import Store
 from simgap.study import Training
 
@@ -66,6 +67,35 @@ def test_a_changed_shard_redoes_what_depends_on_its_data_set(audit, audit_file):
     busy = run_study(store, audit_file, "manual__2").busy
     assert busy["ingest"] >= 1 and busy["embed"] == 1 and busy["search pool"] == 1
     assert "search reference" not in busy
+
+
+def test_one_more_split_or_another_parameter_redoes_only_what_depends_on_it(audit, audit_file, tmp_path):
+    store, _ = audit
+    run_study(store, audit_file, "manual__2")
+    file = tmp_path / "audit.toml"
+    file.write_text(audit_file.read_text() + 'near = { rule = "threshold", above = 0.5 }\n')
+    assert run_study(store, file, "manual__3").busy == {"split": 1}
+    file.write_text(audit_file.read_text().replace("above = 0.9", "above = 0.8"))
+    assert run_study(store, file, "manual__4").busy == {"split": 1}
+
+
+def test_one_more_pool_data_set_leaves_the_reference_alone_as_it_is(audit, audit_file, tmp_path):
+    store, _ = audit
+    before = run_study(store, audit_file, "manual__2")
+    put_pool(store, "c", pair("0", 5))
+    file = tmp_path / "audit.toml"
+    file.write_text(audit_file.read_text().replace('shards = "b" }]', 'shards = "b" }, { name = "c", shards = "c" }]'))
+    after = run_study(store, file, "manual__3")
+    assert after.roles["split/alone"] == before.roles["split/alone"]
+    assert after.roles["split/everything"] != before.roles["split/everything"]
+    assert (after.busy["ingest"], after.busy["search pool"]) == (1, 1)
+
+
+def test_encoders_of_one_name_and_other_weights_are_not_loaded_for_each_other(read_audit):
+    store, made = read_audit
+    one = worker.load_request(store, made.roles["embed/a"])
+    other = one.model_copy(update={"encoder": one.encoder.model_copy(update={"sha256": "other"})})
+    assert one.encoder.name == other.encoder.name and one.shares() != other.shares()
 
 
 def test_a_stage_has_a_bounded_number_of_jobs_however_many_shards_there_are(store, audit_file, monkeypatch):
@@ -112,9 +142,10 @@ def test_a_vector_does_not_depend_on_its_neighbours(weights):
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
 
 
-def test_weights_that_cannot_be_loaded_are_named(weights):
-    from simgap.stages.clip import load_pretrained
-
+def test_weights_that_cannot_be_loaded_are_named(weights, tmp_path):
+    (tmp_path / "odd.pt").write_bytes(b"no weights")
+    with pytest.raises(SimgapError, match=r"odd\.pt: its weights cannot be loaded: "):
+        load_pretrained("test-tower", str(tmp_path / "odd.pt"))
     with pytest.raises(SimgapError, match=r"^encoder test-tower/no-such-tag: its weights cannot be loaded: "):
         load_pretrained("test-tower", "no-such-tag")
     with pytest.raises(SimgapError, match=r"^model 'no-such-model': open_clip knows no such model"):
@@ -346,6 +377,20 @@ def test_the_neighbours_of_a_split_are_of_the_split(read_audit):
 
 
 # evaluate
+
+
+def test_class_weights_are_the_mean_of_the_templates_normalised_embeddings(weights):
+    clip = load_pretrained("test-tower", str(weights))
+    templates, classes = ["a drawing of a {c}", "{c}", "two {c}s"], ["red circle", "blue square"]
+    for column, name in enumerate(classes):
+        texts = clip.tokenizer([template.replace("{c}", name) for template in templates])
+        embedded = clip.network.encode_text(texts).detach().double().numpy()
+        mean = (embedded / np.linalg.norm(embedded, axis=1, keepdims=True)).mean(axis=0)
+        found = class_weights(clip, classes, templates)[:, column]
+        np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)
+    assert not np.allclose(
+        class_weights(clip, classes, templates), class_weights(clip, classes, templates[:1]), atol=1e-3
+    )
 
 
 def test_ties_go_to_the_smaller_class():

@@ -235,6 +235,13 @@ def test_a_split_without_members_is_refused(store, weights):
         trained(store, request)
 
 
+def test_a_split_that_wrote_no_members_is_refused(store, weights):
+    request = asked(store, TRAINING)
+    empty = committed(store, worker.load_request(store, request.split.run).model_copy(update={"name": "empty"}), {})
+    with pytest.raises(SimgapError, match="has no members"):
+        trained(store, request.model_copy(update={"split": empty}))
+
+
 def test_an_unknown_model_is_refused(store, weights):
     with pytest.raises(SimgapError, match="open_clip knows no such model"):
         trained(store, asked(store, TRAINING.model_copy(update={"model": "ViT-Z"})))

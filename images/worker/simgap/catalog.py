@@ -79,6 +79,15 @@ def ask(store: Store, statement: str, study: str | None = None) -> pa.Table:
             raise SimgapError(f"the query was refused: {error}") from error
 
 
+def holds(store: Store, study: str, dag_run: str) -> bool:
+    """Whether the published catalog has this DAG run; one that was killed before it published is not in it."""
+    if not store.exists(PATH):
+        return False
+    with open_for_reading(store) as connection:
+        asked = "select count(*) from main.studies where study = ? and dag_run = ? and state = 'success'"
+        return connection.execute(asked, [study, dag_run]).fetchall() == [(1,)]
+
+
 def only_study(store: Store) -> str | None:
     """The one study that has finished; None when there is none. Raises SimgapError when there are several."""
     names = sorted({d["study"] for d in studies(store) if d["state"] == "success"})

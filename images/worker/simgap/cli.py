@@ -36,6 +36,8 @@ def run(
 ) -> None:
     """Do a run, or one unit of one or more runs of a stage. Doing it again costs nothing."""
     store, paths = Store.from_environment(), [_folder(request) for request in requests]
+    if again and unit is not None:
+        raise SimgapError("--again does a whole run; leave --unit out")
     if again:
         _show_again(store, paths)
     elif unit is not None:
@@ -133,6 +135,8 @@ def _question(store: Store, file: Path, study: str | None) -> tuple[str, str | N
     """The statement in a file or of a canned question, and the study it is asked of; rows of several would be mixed up."""
     if file.is_file():
         return file.read_text(encoding="utf-8"), study
+    if file.parent != Path():
+        raise SimgapError(f"{file}: no such file")
     statement = sql.text(f"questions/{file.stem}")
     if study is None and not statement.startswith(sql.OVER_ALL):
         study = catalog.only_study(store)

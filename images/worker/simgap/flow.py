@@ -92,7 +92,7 @@ def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Role
 
 def _published(store: Store, study: Study, roles: Roles) -> bool:
     found = catalog.latest_dag_run(store, study.name)
-    return found is not None and found["runs"] == roles and store.exists(catalog.PATH)
+    return found is not None and found["runs"] == roles and catalog.holds(store, study.name, found["dag_run"])
 
 
 def _coarser(store: Store, requests: list[Request]) -> int:

@@ -1,6 +1,6 @@
 """Where a data set's shards lie: a folder, a pattern, or numbered names, in any store or in what a fetch run made."""
 
-from fnmatch import fnmatch
+import fnmatch
 
 from braceexpand import braceexpand
 
@@ -11,6 +11,8 @@ from simgap.store import Store
 from simgap.study import Data
 
 FETCHED = "fetch://"
+RECORD = "_stats.json"
+"""How img2dataset's record of a shard ends."""
 
 
 def files(store: Store, data: Data, roles: dict[str, str]) -> dict[str, Shard]:
@@ -31,14 +33,14 @@ def files(store: Store, data: Data, roles: dict[str, str]) -> dict[str, Shard]:
 
 
 def shards(store: Store, data: Data, there: dict[str, Shard]) -> list[Shard]:
-    """The tars that `shards` names. A numbered name that is not there is listed without a size: a missing shard."""
+    """The tars that `shards` names. One that is not there, though its number or img2dataset's record of it says that it
+    should be, is listed without a size: a missing shard."""
     pattern = data.shards.removeprefix(_folder(data)).lstrip("/") or _all_of(store, there)
+    recorded = {path.removesuffix(RECORD) + ".tar" for path in there if path.endswith(RECORD)}
     chosen: dict[str, Shard] = {}
     for name in braceexpand(pattern):
-        matches = {path: file for path, file in there.items() if fnmatch(path, name)}
-        if not matches and "*" not in name:
-            matches = {name: Shard(path=name, uri=f"{_folder(data)}/{name}", size=None)}
-        chosen |= matches
+        for path in fnmatch.filter({*there, *recorded}, name) if "*" in name else [name]:
+            chosen[path] = there.get(path) or Shard(path=path, uri=f"{_folder(data)}/{path}", size=None)
     return [file for path, file in sorted(chosen.items()) if path.endswith(".tar")]
 
 

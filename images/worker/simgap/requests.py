@@ -26,8 +26,8 @@ class Shard(Frozen):
     sha256: str | None = None
 
     def identity(self) -> list[Any]:
-        """What is known of its content; where it lies is no part of that."""
-        return [self.path, self.size, self.sha256 or self.etag]
+        """What is known of its content: a checksum wherever it lies, or a place and the mark of its version there."""
+        return [self.path, self.size, self.sha256 or [self.uri, self.etag]]
 
 
 class Fetch(Request):
@@ -40,7 +40,7 @@ class Fetch(Request):
 class Ingest(Request):
     """Lists, checks and counts a data set's samples: tables samples, failures and shards."""
 
-    stage, revision = "ingest", 1
+    stage, revision = "ingest", 2
     role: str
     shards: list[Shard]
     labels: list[Shard] = []
@@ -79,7 +79,7 @@ class Embed(Request):
         return cut({row["shard"]: row["done"] for row in shards}, SAMPLES_A_UNIT * coarser)
 
     def shares(self) -> str:
-        return f"embed by {self.encoder.name}"
+        return f"embed by {self.encoder.model_dump_json()}"
 
 
 class Search(Request):
@@ -128,7 +128,7 @@ class Selection(Frozen):
 class Split(Request):
     """The sample ids of one split: table members, and a row of table splits."""
 
-    stage, revision = "split", 1
+    stage, revision = "split", 2
     selection: Selection
     encoder: str | None
     reference: str

@@ -51,9 +51,9 @@ def read_samples(shard: BinaryIO) -> Iterator[Sample]:
     """
     sample: Sample | None = None
     for name, data in _members(shard):
-        match = NAME.fullmatch(name)
-        key, suffix = match.groups() if match else (name, "")
-        suffix = suffix.lower()
+        if not (match := NAME.fullmatch(name)):
+            continue  # as webdataset does with what has no suffix or is hidden
+        key, suffix = match[1], match[2].lower()
         if sample is None or key != sample.key or suffix in sample.parts:
             if sample is not None:
                 yield sample

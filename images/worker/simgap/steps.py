@@ -135,7 +135,9 @@ def score(study: Study, known: Known) -> Requests:
     controls = [
         Control(pruned=pair.split, control=pair.with_)
         for pair in study.compare
-        if isinstance(study.splits[pair.split], Prune) and isinstance(study.splits[pair.with_], Random)
+        if isinstance(study.splits[pair.split], Prune)
+        and isinstance(control := study.splits[pair.with_], Random)
+        and control.like == pair.split
     ]
     request = Score(
         name=study.name,
@@ -208,7 +210,7 @@ def _ingest(data: Data, role: str, known: Known) -> Ingest:
             f"test set {data.name}: {' or '.join(LABELS)} is missing under {data.shards!r};"
             " a test set is a folder in CLIP_benchmark's webdataset format"
         )
-    records = [file for path, file in there.items() if path.endswith("_stats.json")]
+    records = [file for path, file in there.items() if path.endswith(listing.RECORD)]
     return Ingest(name=data.name, role=role, shards=shards, labels=labels, records=records)
 
 
@@ -231,7 +233,9 @@ def _searched(study: Study, known: Known, datasets: list[Data], *, with_threshol
 
 
 def _split(study: Study, known: Known, name: str) -> Split:
-    pool, ingest_only = [data.name for data in study.pool], isinstance(study.splits[name], Everything | ReferenceAlone)
+    rule = study.splits[name]
+    pool = [] if isinstance(rule, ReferenceAlone) else [data.name for data in study.pool]  # more pool is no other split
+    ingest_only = isinstance(rule, Everything | ReferenceAlone)
     return Split(
         name=name,
         selection=_selection(study, known, name),
@@ -285,13 +289,13 @@ def _certified(study: Study, name: str, test: str) -> bool:
 def _trained(study: Study, known: Known, names: list[str], seeds: list[int]) -> Requests:
     assert study.train
     settings = Training(**study.train.model_dump(exclude={"seeds"}))
-    samples = [known.samples(data.name) for data in [*study.pool, study.reference]]
+    pool, reference = [known.samples(data.name) for data in study.pool], known.samples(study.reference.name)
     return {
         f"train/{name}-{seed}": Train(
             name=f"{name}-{seed}",
             split=known.input(f"split/{name}"),
             split_name=name,
-            samples=samples,
+            samples=[reference] if isinstance(study.splits[name], ReferenceAlone) else [*pool, reference],
             training=settings,
             seed=seed,
         )
@@ -301,4 +305,4 @@ def _trained(study: Study, known: Known, names: list[str], seeds: list[int]) -> 
 
 
 def _named(study: Study, kind: type) -> str | None:
-    return next((name for name, rule in study.splits.items() if isinstance(rule, kind)), None)
+    return next((n for n, rule in study.splits.items() if isinstance(rule, kind) and rule.with_reference), None)

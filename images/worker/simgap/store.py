@@ -95,7 +95,7 @@ class Store:
     def list(self, prefix: str) -> list[Entry]:
         """All objects under a folder (relative, or an absolute URI), by path; paths come back in the form asked for."""
         store, path = self._locate(prefix)
-        base = prefix.removesuffix(path)
+        base = prefix.removesuffix(path) if path or "://" not in prefix else prefix.rstrip("/") + "/"
         with told(self.url(prefix)):
             found = [meta for batch in obstore.list(store, path or None) for meta in batch]
         return sorted(

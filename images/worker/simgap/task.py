@@ -18,8 +18,8 @@ from simgap.request import Request, Unit
 from simgap.store import Store, told
 from simgap.version import code_version
 
-VOLATILE = ("images_per_second", "uri", "etag")
-"""Columns about the machine and the place, not the data: stored, but no part of what a run holds."""
+VOLATILE = ("images_per_second", "uri", "etag", "role")
+"""Columns about the machine, the place and the use, not the data: stored, but no part of what a run holds."""
 
 Asked = TypeVar("Asked", bound=Request)
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def load_pretrained(model: str, pretrained: str) -> Clip:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "QuickGELU mismatch")  # the activation belongs to the weights
             return Clip(model, pretrained)
-    except (OSError, RuntimeError, ValueError, UserWarning) as error:
+    except (OSError, RuntimeError, ValueError, UnpicklingError, UserWarning) as error:
         raise SimgapError(
             f"encoder {model}/{pretrained}: its weights cannot be loaded: {str(error).splitlines()[0]}"
         ) from error

@@ -27,7 +27,9 @@ def evaluate(tasks: list[Task[requests.Evaluate]], store: Store) -> None:
         for shard in shards:
             vectors = np.concatenate(list(clip.encode_images(image for _, image in read_images(store, shard))))
             truth = np.array([labels[i] for i in shard.sample_ids])
-            similarities = vectors.astype(np.float64) @ weights  # hardly depends on how many come together
+            similarities = (
+                vectors.astype(np.float64) @ weights
+            )  # in float64, where only exact ties are closer than its error
             task.write("predictions", _predictions(task.request, shard.sample_ids, truth, similarities))
             task.count(done=len(shard.sample_ids))
         task.count(listed=total)

@@ -52,7 +52,7 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
     request = task.request
     samples: list[Row] = []
     failures: list[dict[str, Any]] = []
-    digest, size = None, 0
+    digest, size, seen = None, 0, 0
 
     def fail(key: str | None, reason: str) -> None:
         failure = {"dataset": request.name, "shard": shard.path, "key": _text(key), "stage": "ingest", "reason": reason}
@@ -64,28 +64,35 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
         local = task.scratch / "shard.tar"
         store.download(shard.uri, local)
         digest, size = _sha256(local), local.stat().st_size
-        _read(local, request.name, shard.path, classes, samples, fail)
+        seen = _read(local, request.name, shard.path, classes, samples, fail)
         local.unlink()
-    failed = len(failures)
-    if (lost := _recorded(store, request, shard) - len(samples) - failed) > 0:
-        fail(None, f"{lost:,} samples that img2dataset recorded are not in the shard")
-        failed += lost
+    of_shard = sum(failure["key"] is None for failure in failures)
+    lost = max(0, _recorded(store, request, shard) - seen)
+    for _ in range(lost):
+        fail(None, "img2dataset recorded more samples than there are in the shard")
+    listed = seen + lost + of_shard
+    if listed != len(samples) + len(failures):
+        raise SimgapError(
+            f"{request.name}/{shard.path}: {listed:,} listed, but {len(samples):,} done and {len(failures):,} failed"
+        )
     row = {
         "dataset": request.name, "role": request.role, "shard": shard.path, "uri": shard.uri, "bytes": size, "sha256": digest,
         "etag": shard.etag or (store.head(shard.uri).etag if shard.size is not None else ""),
-        "listed": len(samples) + failed, "done": len(samples), "failed": failed,
+        "listed": listed, "done": len(samples), "failed": len(failures),
     }  # fmt: skip
     task.write("samples", schema.rows("samples", map(asdict, samples)))
     task.write("failures", schema.rows("failures", failures))
     task.write("shards", schema.rows("shards", [row]))
-    task.count(listed=row["listed"], done=len(samples), failed=failed)
+    task.count(listed=listed, done=len(samples), failed=len(failures))
 
 
-def _read(local: Path, dataset: str, shard: str, classes: list[str] | None, samples: list[Row], fail) -> None:  # noqa: ANN001
-    first, keys = first_sample_id(dataset, shard), set()
+def _read(local: Path, dataset: str, shard: str, classes: list[str] | None, samples: list[Row], fail) -> int:  # noqa: ANN001
+    """Adds what can be used to `samples`, calls `fail` for the rest, and returns how many samples there were."""
+    first, keys, seen = first_sample_id(dataset, shard), set(), 0
     try:
         with local.open("rb") as file:
             for sample in read_samples(file):
+                seen = sample.position + 1
                 if sample.position >> POSITION_BITS:
                     raise SimgapError(f"{dataset}/{shard}: more than {1 << POSITION_BITS:,} samples; split the shard")
                 try:
@@ -97,6 +104,7 @@ def _read(local: Path, dataset: str, shard: str, classes: list[str] | None, samp
                 keys.add(sample.key)
     except BrokenShard as why:
         fail(None, f"truncated or damaged shard, read up to its last whole sample: {why}")
+    return seen
 
 
 def _row(sample: Sample, dataset: str, first: int, shard: str, classes: list[str] | None) -> Row:
@@ -120,11 +128,14 @@ def _decoded_size(image: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             opened.load()
+            if opened.mode.startswith("I;16"):
+                raise Unusable("16-bit grey, which open_clip's own reader turns white")
             return opened.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Unusable(
-            f"the image does not decode: {type(error).__name__ if isinstance(error, UnidentifiedImageError) else str(error)[:120]}"
-        ) from error
+    except (Unusable, MemoryError):
+        raise
+    except Exception as error:  # a damaged image makes a decoder raise anything
+        what = type(error).__name__ if isinstance(error, UnidentifiedImageError) else str(error)[:120]
+        raise Unusable(f"the image does not decode: {what}") from error
 
 
 def _caption(sample: Sample) -> str:

@@ -73,6 +73,9 @@ def _make_pool(connection: duckdb.DuckDBPyConnection, store: Store, request: req
         if request.vectors
         else ""
     )
-    connection.execute(
-        f"create table pool as select * from {duck.rows_of(store, request.samples, 'samples')} {embedded}"
+    samples = (
+        duck.rows_of(store, request.samples, "samples")
+        if request.samples
+        else f"(from {duck.rows_of(store, [request.reference_samples], 'samples')} where false)"
     )
+    connection.execute(f"create table pool as select * from {samples} {embedded}")

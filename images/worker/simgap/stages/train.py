@@ -59,12 +59,12 @@ def read_members(store: Store, request: requests.Train) -> pa.Table:
         "samples": _read_all(store, request, "samples", ["dataset", "sample_id", "shard", "source"]),
         "shards": _read_all(store, request, "shards", ["dataset", "shard", "uri", "etag", "sha256"]),
     }
+    if not tables["members"].num_rows:
+        raise SimgapError(f"split {request.split_name}: has no members, so there is nothing to train on")
     with duckdb.connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
         found = connection.sql(MEMBERS).to_arrow_table()
-    if not found.num_rows:
-        raise SimgapError(f"split {request.split_name}: has no members, so there is nothing to train on")
     if unknown := tables["members"].num_rows - found.num_rows:
         raise SimgapError(f"split {request.split_name}: {unknown:,} of its members were never ingested")
     return found
