@@ -91,6 +91,16 @@ def test_one_more_pool_data_set_leaves_the_reference_alone_as_it_is(audit, audit
     assert (after.busy["ingest"], after.busy["search pool"]) == (1, 1)
 
 
+def test_shards_of_two_data_sets_that_would_share_ids_are_refused(audit, audit_file, monkeypatch):
+    monkeypatch.setattr("simgap.steps.first_sample_id", lambda dataset, shard: dataset in "ab")
+    with pytest.raises(SimgapError, match=r"^a/00000\.tar and a/00001\.tar would share sample ids; rename one$"):
+        run_study(audit[0], audit_file, "manual__2")
+    ids = iter([1, 2, 1])
+    monkeypatch.setattr("simgap.steps.first_sample_id", lambda dataset, shard: next(ids))
+    with pytest.raises(SimgapError, match=r"^a/00000\.tar and b/00000\.tar would share sample ids; rename one$"):
+        run_study(audit[0], audit_file, "manual__3")
+
+
 def test_encoders_of_one_name_and_other_weights_are_not_loaded_for_each_other(read_audit):
     store, made = read_audit
     one = worker.load_request(store, made.roles["embed/a"])

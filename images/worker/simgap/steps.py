@@ -28,6 +28,7 @@ from simgap.requests import (
     Train,
     Verify,
 )  # fmt: skip
+from simgap.shards import first_sample_id
 from simgap.store import Store
 from simgap.study import Data, Everything, Prune, Random, ReferenceAlone, Study, Training
 
@@ -86,6 +87,7 @@ def train_encoder(study: Study, known: Known) -> Requests:
 def embed(study: Study, known: Known) -> Requests:
     encoder = tower(study, known)
     names = [data.name for data in [*study.pool, study.reference, *study.tests]]
+    _refuse_clashes(known, names)
     return {f"embed/{name}": Embed(name=name, samples=known.samples(name), encoder=encoder) for name in names}
 
 
@@ -212,6 +214,17 @@ def _ingest(data: Data, role: str, known: Known) -> Ingest:
         )
     records = [file for path, file in there.items() if path.endswith(listing.RECORD)]
     return Ingest(name=data.name, role=role, shards=shards, labels=labels, records=records)
+
+
+def _refuse_clashes(known: Known, datasets: list[str]) -> None:
+    """Sample ids are told apart across data sets by 43 bits of a hash; ingest has looked within each of them."""
+    seen: dict[int, str] = {}
+    for dataset in datasets:
+        for shard in runs.read(known.store, known.samples(dataset), "shards", ["shard"])["shard"].to_pylist():
+            first = first_sample_id(dataset, shard)
+            if first in seen:
+                raise SimgapError(f"{seen[first]} and {dataset}/{shard} would share sample ids; rename one")
+            seen[first] = f"{dataset}/{shard}"
 
 
 def _searched(study: Study, known: Known, datasets: list[Data], *, with_thresholds: bool) -> Requests:
