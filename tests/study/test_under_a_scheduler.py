@@ -69,7 +69,7 @@ def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows_and_ends_at_wha
             console.study("broken", home, Console(file=(said := io.StringIO()), width=200))
     assert "✗ embed             encoder tiny/" in said.getvalue()
     assert "broken.pt: its weights cannot be loaded" in said.getvalue()
-    assert "= ingest            already done" in said.getvalue()
+    assert "= fetch             already done" in said.getvalue()
     assert "search" not in said.getvalue() and "will be tried again" not in said.getvalue()
     assert webserver.leader(home) is None
     units = [instance for instance in instances if instance["task_id"].endswith(".units") and instance["duration"]]
