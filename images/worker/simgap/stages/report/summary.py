@@ -1,6 +1,6 @@
 """What the report says, on top and in words: only what the numbers allow."""
 
-from simgap.stages.report.data import holds
+from simgap.stages.report.data import holds, hull_total, pool_total
 from simgap.stages.report.material import Material, Row, panels
 from simgap.stages.report.models import share_in_words
 from simgap.stages.report.view import METRICS, Section, interval, named, p_value, percent, points
@@ -25,7 +25,7 @@ def _hulls(material: Material) -> list[str]:
         return ["The pool was not searched, or is empty."]
     shares = []
     for panel in dict.fromkeys(row["panel"] for row in rows):
-        hull, pool = (sum(row[k] for row in rows if row["panel"] == panel) for k in ("hull", "samples"))
+        hull, pool = hull_total(rows, panel), pool_total(rows, panel)
         shares.append(f"{percent(hull / pool)} % ({hull:,} of {pool:,}) for {panel}")
     return [f"Nearer to a test image than the reference's nearest are these shares of the pool: {named(shares)}."]
 
