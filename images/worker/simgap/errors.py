@@ -11,3 +11,7 @@ class Missing(SimgapError):
 
 class StoreFailed(SimgapError):
     """The store did not do what was asked, this time: a later try may succeed."""
+
+
+class Changed(SimgapError):
+    """An object that is not the one that was read before."""

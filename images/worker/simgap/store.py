@@ -1,23 +1,46 @@
 """The store: one folder or bucket that holds everything; paths in it are strings relative to its root."""
 
 import io
+import logging
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+import stamina.instrumentation
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, S3Store, from_url
 
-from simgap.errors import Missing, SimgapError, StoreFailed
+from simgap import faults
+from simgap.errors import Changed, Missing, SimgapError, StoreFailed
 
-READ_AHEAD_BYTES = 1 << 20
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+BLOCK_BYTES = 8 << 20
+"""What is read or sent at once."""
+BLOCKS_AT_ONCE = 4
+OBJECTS_AT_ONCE = 16
+TRIES = 4
+"""Of a whole operation, each request of which obstore has retried already."""
+RETRIES = 6
+"""Of a request, by obstore: about five seconds, with jitter."""
 FOLDER = "file://"
 """What follows is a path as it is: percent signs are decoded in `Store.from_url`, and nowhere else."""
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+               "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")  # fmt: skip
+"""One of them tells where credentials come from; without any, only a machine of Amazon's has some."""
+
+Place = LocalStore | S3Store
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,7 +53,11 @@ class Entry:
 
 
 class Store:
-    """A folder (`file:///...`) or a bucket (`s3://bucket/prefix`); credentials come from the environment alone."""
+    """A folder (`file:///...`) or a bucket (`s3://bucket/prefix`); credentials come from the environment alone.
+
+    Every method raises SimgapError in one line: `Missing` for an object that is not there, `StoreFailed` when the store
+    failed this time, also after it was tried again, or else what to set.
+    """
 
     def __init__(self, url: str) -> None:
         self.root = url.rstrip("/")
@@ -47,36 +74,48 @@ class Store:
         return cls(unquote(url))
 
     def get(self, path: str) -> bytes:
-        """Raises `Missing` when there is no such object."""
-        store, place = self._locate(path)
-        with told(self.url(path)):
-            return bytes(obstore.get(store, place).bytes())
+        return self._do(path, lambda store, place: bytes(obstore.get(store, place).bytes()))
+
+    def get_all(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """Small objects, several at once, in the order of their paths."""
+        with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+            yield from pool.map(self.get, paths)
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object whole; nobody reads half of it."""
-        store, place = self._locate(path)
-        with told(self.url(path)):
-            obstore.put(store, place, data)
+        self._do(path, lambda store, place: obstore.put(store, place, data))
 
     def create(self, path: str, data: bytes) -> bool:
         """Put-if-absent: False, and nothing written, when the object was there."""
-        store, place = self._locate(path)
-        try:
-            with told(self.url(path)):
+        tries = 0
+
+        def put(store: Place, place: str) -> bool:
+            nonlocal tries
+            tries += 1
+            try:
                 obstore.put(store, place, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        return True
+            except AlreadyExistsError:
+                return tries > 1 and self.get(path) == data  # an earlier try of ours, whose answer was lost
+            return True
+
+        return self._do(path, put)
 
     def upload(self, path: str, local_file: Path) -> None:
         """Sends a file in parts; no reader ever sees half of it."""
-        store, place = self._locate(path)
-        with told(self.url(path)):
-            obstore.put(store, place, local_file)
+        self._do(
+            path,
+            lambda store, place: obstore.put(
+                store, place, local_file, chunk_size=BLOCK_BYTES, max_concurrency=BLOCKS_AT_ONCE
+            ),
+        )
 
-    def download(self, path: str, local_file: Path) -> None:
-        with told(str(local_file)), local_file.open("wb") as target:
-            target.writelines(self._chunks(path))
+    def download(self, uri: str, local_file: Path, etag: str = "") -> None:
+        """Raises `Changed` when an etag was given and the object is another one by now."""
+        size = self.head(uri).size
+        starts = range(0, size, BLOCK_BYTES)
+        with told(str(local_file)), local_file.open("wb") as target, ThreadPoolExecutor(BLOCKS_AT_ONCE) as pool:
+            blocks = (pool.submit(self._block, uri, start, min(start + BLOCK_BYTES, size), etag) for start in starts)
+            target.writelines(_in_order(blocks))
 
     def exists(self, path: str) -> bool:
         try:
@@ -86,44 +125,56 @@ class Store:
         return True
 
     def head(self, uri: str) -> Entry:
-        """What is known of an object without reading it. Raises `Missing`."""
-        store, path = self._locate(uri)
-        with told(self.url(uri)):
-            meta = obstore.head(store, path)
+        """What is known of an object without reading it."""
+        try:
+            meta = self._do(uri, obstore.head)
+        except Missing:
+            _refuse_missing_bucket(self.url(uri))
+            raise
         return Entry(uri, meta["size"], meta["e_tag"] or "")
 
     def list(self, prefix: str) -> list[Entry]:
         """All objects under a folder (relative, or an absolute URI), by path; paths come back in the form asked for."""
-        store, path = self._locate(prefix)
+        _, path = self._locate(prefix)
         base = prefix.removesuffix(path) if path or "://" not in prefix else prefix.rstrip("/") + "/"
-        with told(self.url(prefix)):
-            found = [meta for batch in obstore.list(store, path or None) for meta in batch]
+        found = self._do(
+            prefix, lambda store, place: [m for batch in obstore.list(store, place or None) for m in batch]
+        )
         return sorted(
             (Entry(base + meta["path"], meta["size"], meta["e_tag"] or "") for meta in found), key=lambda e: e.path
         )
 
     def delete(self, path: str) -> None:
-        store, place = self._locate(path)
-        with told(self.url(path)):
-            obstore.delete(store, place)
+        self._do(path, obstore.delete)
 
-    def reader(self, uri: str) -> io.BufferedReader:
-        """A buffered, seekable stream of an object in the store or at an absolute s3:// or file:// place."""
-        store, path = self._locate(uri)
-        with told(self.url(uri)):
-            raw = obstore.open_reader(store, path, buffer_size=READ_AHEAD_BYTES)
-        return io.BufferedReader(_Raw(raw, self.url(uri)), READ_AHEAD_BYTES)
+    def reader(self, uri: str, etag: str = "") -> io.BufferedReader:
+        """A buffered, seekable stream of an object in the store or at an absolute s3:// or file:// place.
+
+        It raises `Changed` when an etag was given and the object is, or becomes, another one.
+        """
+        size = self.head(uri).size
+        return io.BufferedReader(_Raw(lambda start, end: self._block(uri, start, min(end, size), etag), size), 1 << 20)
 
     def url(self, path: str) -> str:
         """The absolute URL of a path; an absolute URL stays as it is."""
         return path if "://" in path else f"{self.root}/{path}"
 
-    def _chunks(self, uri: str) -> Iterator[bytes]:
-        store, path = self._locate(uri)
-        with told(self.url(uri)):
-            yield from map(bytes, obstore.get(store, path).stream())
+    def _block(self, uri: str, start: int, end: int, etag: str) -> memoryview:
+        options: GetOptions = {"range": (start, end)}
+        if etag:
+            options["if_match"] = etag
+        return self._do(uri, lambda store, place: memoryview(obstore.get(store, place, options=options).bytes()))
 
-    def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
+    def _do(self, uri: str, action: Callable[[Place, str], Result]) -> Result:
+        """One operation, tried again as long as its failure may pass."""
+        store, place = self._locate(uri)
+        tries = TRIES if isinstance(store, S3Store) else 1
+        for attempt in stamina.retry_context(on=StoreFailed, attempts=tries, wait_initial=0.2, wait_max=5):
+            with attempt, told(self.url(uri)):
+                return action(store, place)
+        raise AssertionError("the last try returns or raises")
+
+    def _locate(self, uri: str) -> tuple[Place, str]:
         if "://" not in uri:
             return self._store, uri
         if uri.startswith(self.root + "/"):
@@ -135,7 +186,7 @@ class Store:
 
 
 @cache
-def _open(url: str) -> LocalStore | S3Store:
+def _open(url: str) -> Place:
     if url.startswith(FOLDER + "/"):
         folder = Path(url.removeprefix(FOLDER))
         with told(url):
@@ -143,9 +194,21 @@ def _open(url: str) -> LocalStore | S3Store:
         return LocalStore(folder)
     if url.startswith("s3://"):
         endpoint = s3_endpoint()
+        if endpoint is not None and not any(map(os.environ.get, CREDENTIALS)):
+            raise SimgapError(f"{url}: no credentials; {faults.KEYS}")
         plain = endpoint is not None and endpoint.scheme == "http"
-        return from_url(url, client_options={"allow_http": plain})  # pyright: ignore[reportReturnType]
+        options = {"allow_http": plain, "connect_timeout": "5s", "timeout": "60s"}
+        return from_url(url, client_options=options, retry_config={"max_retries": RETRIES})  # pyright: ignore
     raise SimgapError(f"{url}: a store is a folder, file:///path, or a bucket, s3://bucket/prefix")
+
+
+@cache
+def _refuse_missing_bucket(url: str) -> None:
+    """HEAD's answer does not say whether it is the object that is missing or all of the bucket; LIST's does."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        with told(url):
+            next(iter(obstore.list(_open(f"s3://{parts.netloc}"), "none/such")), None)
 
 
 def s3_endpoint() -> SplitResult | None:
@@ -161,17 +224,23 @@ def told(url: str) -> Iterator[None]:
         yield
     except AlreadyExistsError:
         raise
-    except (NotFoundError, FileNotFoundError) as error:
-        raise Missing(f"{url}: no such object") from error
+    except PreconditionError as error:
+        raise Changed(f"{url}: changed since it was ingested; start the study again") from error
     except (BaseError, OSError) as error:
+        if url.startswith("s3://"):
+            raise faults.told(url, error) from None  # what the server said may name keys
+        if isinstance(error, NotFoundError | FileNotFoundError):
+            raise Missing(f"{url}: no such object") from error
         raise StoreFailed(f"{url}: {str(error).splitlines()[0]}") from error
 
 
 class _Raw(io.RawIOBase):
-    """obstore's reader as a Python stream."""
+    """An object, read in blocks, as a Python stream; while one is used, the next one is on its way."""
 
-    def __init__(self, reader: "obstore.ReadableFile", url: str) -> None:
-        self._reader, self._url = reader, url
+    def __init__(self, block: Callable[[int, int], memoryview], size: int) -> None:
+        self._block, self._size, self._position = block, size, 0
+        self._start, self._held = 0, memoryview(b"")
+        self._pool, self._ahead = ThreadPoolExecutor(1), (-1, Future[memoryview]())
 
     def readable(self) -> bool:
         return True
@@ -180,13 +249,51 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:  # noqa: ANN001  (the buffer protocol has no name before Python 3.12)
-        with told(self._url):
-            data = self._reader.read(len(buffer))
+        if self._position >= self._size:
+            return 0
+        if not self._start <= self._position < self._end:
+            self._load(len(buffer))
+        data = self._held[self._position - self._start :][: len(buffer)]
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._reader.seek(offset, whence)
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._reader.tell()
+        return self._position
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    @property
+    def _end(self) -> int:
+        return self._start + len(self._held)
+
+    def _load(self, wanted: int) -> None:
+        """Takes the block at the position, at least as long as wanted, and sends for the one after it."""
+        in_a_row = self._position == self._end
+        start, coming = self._ahead
+        here = self._position, self._position + max(BLOCK_BYTES, wanted)
+        self._held = coming.result() if start == self._position else self._block(*here)
+        self._start = self._position
+        if in_a_row and self._end < self._size:
+            self._ahead = self._end, self._pool.submit(self._block, self._end, self._end + BLOCK_BYTES)
+
+
+def _in_order(blocks: Iterator[Future[memoryview]]) -> Iterator[memoryview]:
+    """The results of futures in their order, few of them under way at a time."""
+    under_way = deque(islice(blocks, BLOCKS_AT_ONCE))
+    while under_way:
+        yield under_way.popleft().result()
+        under_way.extend(islice(blocks, 1))
+
+
+def _tell_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    logging.getLogger(__name__).warning("%s; trying again in %.1f s", details.caused_by, details.wait_for)
+
+
+stamina.instrumentation.set_on_retry_hooks([_tell_retry])
