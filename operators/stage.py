@@ -84,12 +84,10 @@ def resolve(study_file: str) -> str:
 def publish(resolved: Any, runs: Any) -> str:
     """Writes down which runs this DAG run made or found, then the catalog. Returns the catalog's path in the store."""
     context: Any = get_current_context()
-    started = context["dag_run"].start_date
-    assert started is not None
     with Teller(context, "publish").failures():
         from simgap import flow, store
 
-        return flow.publish(store.Store.from_environment(), resolved, runs, started.isoformat())
+        return flow.publish(store.Store.from_environment(), resolved, runs)
 
 
 def _launcher() -> type[ProcessUnit]:

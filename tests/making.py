@@ -154,11 +154,13 @@ def run_study(store: Store, file: Path, dag_run: str = "manual__1", until: str |
         made.jobs[stage, part] = len(plan["jobs"])
         if (stage, part) == (until, None):
             return made
-    flow.publish(store, made.resolved, made.roles, "2026-01-01T00:00:00Z")
+    flow.publish(store, made.resolved, made.roles)
     return made
 
 
-def committed(store: Store, request: Request, *units: Mapping[str, list[pa.Table]], **files: Path) -> Input:
+def committed(
+    store: Store, request: Request, *units: Mapping[str, list[pa.Table]], dag_run: str = "", **files: Path
+) -> Input:
     """A run made by hand: each of its units wrote these tables, a list of parts each; the files go by logical name."""
     numbered = [Unit(number=n) for n in range(len(units))]
     store.put(f"{request.path}/request.json", runs.pretty(request.document()))
@@ -173,7 +175,7 @@ def committed(store: Store, request: Request, *units: Mapping[str, list[pa.Table
         task.count(listed=1, done=1)
         task.finish()
         task.close()
-    return runs.commit(store, request, {}).as_input()
+    return runs.commit(store, request, {"dag_run": dag_run} if dag_run else {}).as_input()
 
 
 def embedded(store: Store, name: str, *units: list[tuple[np.ndarray, np.ndarray]]) -> Input:

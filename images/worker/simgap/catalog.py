@@ -4,9 +4,11 @@ Small tables are in it; large ones are views over the parquet files that run.jso
 committed run; the schema of a study has the same tables, restricted to its latest finished DAG run.
 """
 
+import io
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from simgap import duck, runs, schema, sql
 from simgap.errors import SimgapError
 from simgap.requests import BY_STAGE
 from simgap.runs import Run
-from simgap.store import Store
+from simgap.store import Entry, Store
 
 PATH = "catalog/simgap.duckdb"
 PUBLISH_TRIES = 5
+SEAL_BYTES = 32
 
 
 def publish(store: Store) -> str:
@@ -31,9 +34,8 @@ def publish(store: Store) -> str:
     for _ in range(PUBLISH_TRIES):
         before = _sources(store)
         with tempfile.TemporaryDirectory(prefix="simgap-catalog-") as folder:
-            file = Path(folder) / "simgap.duckdb"
-            with duck.connect(store, str(file)) as connection:
-                fill(connection, store, _committed(store), studies(store))
+            file = _build(store, Path(folder), _committed(store), studies(store))
+            seal(file)
             store.upload(PATH, file)
         if _sources(store) == before:
             break
@@ -114,7 +116,8 @@ def keys_of(store: Store, split: str, study: str | None, *, removed: bool) -> pa
 
     Raises SimgapError when no split has this name, or several studies have one and none was named.
     """
-    ended = {d["study"]: d["runs"] for d in sorted(studies(store), key=lambda d: d["ended"] or "") if d["ended"]}
+    succeeded = [d for d in studies(store) if d["state"] == "success"]
+    ended = {d["study"]: d["runs"] for d in sorted(succeeded, key=lambda d: d["ended"])}
     having = sorted(name for name, roles in ended.items() if f"split/{split}" in roles)
     choices = having if study is None else [name for name in having if name == study]
     if len(choices) > 1:
@@ -147,6 +150,48 @@ def fill(
         _make_schema(connection, study)
 
 
+def intact(store: Store) -> bool:
+    """Whether the published catalog ends with the checksum of all before it."""
+    data = store.get(PATH)
+    return sha256(data[:-SEAL_BYTES]).digest() == data[-SEAL_BYTES:]
+
+
+def stale(store: Store) -> list[str]:
+    """The published catalog's tables that do not hold what the runs say, those left out that are newer than it."""
+    [published] = [entry for entry in store.list(PATH.partition("/")[0]) if entry.path == PATH]
+    older = {entry.path.rpartition("/")[0] for entry in _sources(store) if entry.modified <= published.modified}
+    with tempfile.TemporaryDirectory(prefix="simgap-catalog-") as folder, open_for_reading(store) as found:
+        older |= {run for (run,) in found.execute("select run from main.runs").fetchall()}
+        committed = [run for run in _committed(store) if run.run in older]
+        dag_runs = [d for d in studies(store) if f"studies/{d['study']}/{d['dag_run']}" in older]
+        file = _build(store, Path(folder), committed, dag_runs)
+        with duckdb.connect(str(file), read_only=True) as expected:
+            return [table.name for table in schema.tables() if _holds(expected, table) != _holds(found, table)]
+
+
+def _build(store: Store, folder: Path, committed: list[Run], dag_runs: list[dict[str, Any]]) -> Path:
+    file = folder / "simgap.duckdb"
+    with duck.connect(store, str(file)) as connection:
+        fill(connection, store, committed, dag_runs)
+    return file
+
+
+def _holds(connection: duckdb.DuckDBPyConnection, table: schema.Table) -> pa.Table:
+    """A table's rows; for a view, the files that it reads, also for each study."""
+    if table.is_view:
+        asked = "select schema_name, sql from duckdb_views() where view_name = ? and not internal order by all"
+        return connection.execute(asked, [table.name]).to_arrow_table()
+    return connection.execute(f"from main.{table.name} order by all").to_arrow_table()
+
+
+def seal(file: Path) -> None:
+    """Adds the file's own checksum at its end, where DuckDB, which counts its blocks, does not look."""
+    with file.open("r+b") as opened:
+        digest = file_digest(opened, "sha256").digest()
+        opened.seek(0, io.SEEK_END)
+        opened.write(digest)
+
+
 def outdated(run: Run) -> bool:
     """Made by a revision of its stage whose rows mean something else than today's: left out of the tables."""
     kind = BY_STAGE.get(run.stage)
@@ -160,7 +205,12 @@ def left_out(store: Store) -> list[str]:
 
 def studies(store: Store) -> list[dict[str, Any]]:
     """The DAG runs of all studies, by start: study, dag_run, started, ended, state, resolved, and runs by role."""
-    found = [_dag_run(store, entry.path) for entry in store.list("studies") if entry.path.endswith("/study.json")]
+    there = [entry.path for entry in store.list("studies")]
+    folders = [path.removesuffix("study.json") for path in there if path.endswith("/study.json")]
+    begun = [folder for folder in folders if folder + "runs.json" in set(there)]
+    resolved = dict(zip(folders, store.get_all(folder + "study.json" for folder in folders), strict=True))
+    ended = dict(zip(begun, store.get_all(folder + "runs.json" for folder in begun), strict=True))
+    found = [_dag_run(folder, data, ended.get(folder, b"{}")) for folder, data in resolved.items()]
     return sorted(found, key=lambda d: (d["started"] or "", d["dag_run"]))
 
 
@@ -170,29 +220,28 @@ def latest_dag_run(store: Store, study: str) -> dict[str, Any] | None:
     return max(ended, key=lambda d: d["ended"], default=None)
 
 
-def _dag_run(store: Store, study_json: str) -> dict[str, Any]:
-    _, study, dag_run, _ = study_json.split("/")
-    listed = study_json.replace("study.json", "runs.json")
-    ended = json.loads(store.get(listed)) if store.exists(listed) else {}
+def _dag_run(folder: str, study_json: bytes, runs_json: bytes) -> dict[str, Any]:
+    _, study, dag_run, _ = folder.split("/")
+    known = json.loads(runs_json)
     return {
         "study": study,
         "dag_run": dag_run,
-        "started": ended.get("started"),
-        "ended": ended.get("ended"),
-        "state": ended.get("state", "unfinished"),
-        "resolved": json.loads(store.get(study_json)),
-        "runs": ended.get("runs", {}),
+        "started": known.get("started"),
+        "ended": known.get("ended"),
+        "state": known.get("state", "unfinished"),
+        "resolved": json.loads(study_json),
+        "runs": known.get("runs", {}),
     }
 
 
 def _committed(store: Store) -> list[Run]:
     paths = [entry.path.removesuffix("/run.json") for entry in store.list("runs") if entry.path.endswith("/run.json")]
-    return [runs.load(store, path) for path in paths]
+    return runs.load_all(store, paths)
 
 
-def _sources(store: Store) -> list[str]:
+def _sources(store: Store) -> list[Entry]:
     kept = ("/run.json", "/study.json", "/runs.json")
-    return [e.path for folder in ("runs", "studies") for e in store.list(folder) if e.path.endswith(kept)]
+    return [e for folder in ("runs", "studies") for e in store.list(folder) if e.path.endswith(kept)]
 
 
 def _make(connection: duckdb.DuckDBPyConnection, store: Store, table: schema.Table, committed: list[Run]) -> None:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simgap import catalog, show, sql, worker
+from simgap import catalog, show, sql, store_cli, worker
 from simgap.again import again as do_again
 from simgap.errors import SimgapError, StoreFailed
 from simgap.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(store_cli.app, name="store")
 err = Console(stderr=True)
 RunFolder = Annotated[
     list[str], typer.Argument(metavar="REQUEST...", help="Run folders in the store: runs/<stage>/<name>-<key>.")

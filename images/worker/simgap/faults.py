@@ -37,7 +37,7 @@ def told(url: str, error: Exception) -> SimgapError:
     """An error of a bucket in one line: `Missing`, `StoreFailed` for what may pass, else SimgapError that says what to
     set. Of what the server sent, only its code is repeated: an answer may name keys."""
     text = str(error)
-    code, status = _first(r"<Code>(\w+)</Code>", text), _first(r"status code: (\d+)", text)
+    code, status = _first(r"(?:<Code>|\(code: )(\w+)", text), _first(r"status code: (\d+)", text)
     if CREDENTIALS_SERVICE in text:
         return SimgapError(f"{url}: no credentials; {KEYS}")
     if code in MEANINGS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ def resolve(store: Store, study_file: Path, dag_run: str, parameters: dict[str, 
     """Writes the study as this DAG run will follow it, file and form together; returns its path in the store."""
     study = studies.load(study_file).chosen(**parameters)
     path = f"studies/{study.name}/{dag_run}/study.json"
-    store.put(path, study.model_dump_json(by_alias=True, indent=1).encode())
+    document = study.model_dump_json(by_alias=True, indent=1).encode()
+    begun = runs.DagRun(study=sha256(document).hexdigest(), started=datetime.now(UTC))
+    store.put(_runs_json(path), begun.to_bytes())
+    store.put(path, document)
     return path
 
 
@@ -68,11 +72,17 @@ def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any]) -> dict[
     }
 
 
-def publish(store: Store, resolved: str, roles: Roles, started: str) -> str:
-    """Writes runs.json beside study.json, then the catalog; returns the catalog's path."""
-    listed = {"started": started, "ended": datetime.now(UTC).isoformat(), "state": "success", "runs": roles}
-    store.put(resolved.replace("study.json", "runs.json"), runs.pretty(listed))
+def publish(store: Store, resolved: str, roles: Roles) -> str:
+    """Writes down in runs.json how the DAG run ended, then makes the catalog; returns the catalog's path."""
+    end(store, resolved, "success", roles)
     return catalog.publish(store)
+
+
+def end(store: Store, resolved: str, state: str, roles: Roles) -> None:
+    """Writes down in runs.json that a DAG run ended, and with which runs."""
+    begun = runs.DagRun.model_validate_json(store.get(_runs_json(resolved)))
+    ended = begun.model_copy(update={"ended": datetime.now(UTC), "state": state, "runs": roles})
+    store.put(_runs_json(resolved), ended.to_bytes())
 
 
 def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Roles | None:
@@ -88,6 +98,10 @@ def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Role
     except SimgapError:
         return None  # what is wrong is told by the stage itself, in its place
     return roles if _published(store, study, roles) else None
+
+
+def _runs_json(resolved: str) -> str:
+    return resolved.removesuffix("study.json") + "runs.json"
 
 
 def _published(store: Store, study: Study, roles: Roles) -> bool:

@@ -4,7 +4,7 @@ import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 if TYPE_CHECKING:
     from simgap.store import Store
@@ -16,6 +16,26 @@ class Frozen(BaseModel):
     """A value: immutable, and with no field that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sealed(Frozen):
+    """A document whose `seal` is the checksum of all the rest of it: a byte that was changed is noticed."""
+
+    seal: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The document as it is stored."""
+        blank = self.model_copy(update={"seal": ""})
+        seal = sha256(blank.model_dump_json().encode()).hexdigest()
+        return blank.model_copy(update={"seal": seal}).model_dump_json(indent=1).encode()
+
+    @classmethod
+    def intact(cls, data: bytes) -> bool:
+        """Whether these bytes are a document as it was stored."""
+        try:
+            return cls.model_validate_json(data).to_bytes() == data
+        except ValidationError:
+            return False
 
 
 class Input(Frozen):

@@ -10,8 +10,11 @@ runs/<stage>/<name>-<key>/
 """
 
 import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any
 
@@ -20,8 +23,10 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from simgap.errors import Missing, SimgapError
-from simgap.request import Frozen, Input, Request, Unit, canonical_json
-from simgap.store import Store
+from simgap.request import Frozen, Input, Request, Sealed, Unit, canonical_json
+from simgap.store import OBJECTS_AT_ONCE, Store
+
+MANIFEST = re.compile(r"runs/[^/]+/[^/]+/units/\d+\.json")
 
 
 class Table(Frozen):
@@ -62,7 +67,7 @@ class Manifest(Frozen):
     ended: datetime
 
 
-class Run(Frozen):
+class Run(Sealed):
     """run.json: a stage done once on one request."""
 
     run: str
@@ -74,6 +79,8 @@ class Run(Frozen):
     inputs: list[str]
     tables: dict[str, list[Table]]
     files: dict[str, File]
+    folder: list[File] = []
+    """What else there is in its folder: request.json, units.json, the manifests, and what only the reduce unit read."""
     counts: Counts
     facts: list[dict[str, Any]]
     who: list[dict[str, Any]]
@@ -84,6 +91,16 @@ class Run(Frozen):
 
     def as_input(self) -> Input:
         return Input(run=self.run, content=self.content)
+
+
+class DagRun(Sealed):
+    """runs.json: how a DAG run went, and every run that it made or found, by role. `study` is study.json's checksum."""
+
+    study: str
+    started: datetime
+    ended: datetime | None = None
+    state: str = "unfinished"
+    runs: dict[str, str] = {}
 
 
 def begin(store: Store, request: Request, coarser: int = 1) -> None:
@@ -143,7 +160,8 @@ def commit(store: Store, request: Request, lineage: dict[str, Any]) -> Run:
     """
     if done := find(store, request.path):
         return done
-    manifests = [_manifest_or_raise(store, request.path, unit) for unit in units(store, request.path)]
+    documents = _documents(store, request.path)
+    manifests = [Manifest.model_validate_json(data) for path, data in documents.items() if "/units/" in path]
     counts = sum((m.counts for m in manifests), Counts())
     if counts.listed != counts.done + counts.failed:
         raise SimgapError(
@@ -159,13 +177,30 @@ def commit(store: Store, request: Request, lineage: dict[str, Any]) -> Run:
     tables, files = _outputs(manifests)
     run = Run(
         run=request.path, stage=request.stage, name=request.name, key=request.key, revision=request.revision,
-        content=content_of(tables, files), inputs=request.inputs(), tables=tables, files=files, counts=counts,
-        facts=[m.facts for m in manifests], who=[m.who for m in manifests], lineage=lineage,
+        content=content_of(tables, files), inputs=request.inputs(), tables=tables, files=files,
+        folder=[*_described(documents), *_partials(manifests)],
+        counts=counts, facts=[m.facts for m in manifests], who=[m.who for m in manifests], lineage=lineage,
         started=min(m.started for m in manifests), ended=max(m.ended for m in manifests),
         seconds=sum((m.ended - m.started).total_seconds() for m in manifests),
     )  # fmt: skip
-    store.create(f"{request.path}/run.json", run.model_dump_json(indent=1).encode())
+    store.create(f"{request.path}/run.json", run.to_bytes())
     return _load(store, request.path)
+
+
+def files_of(run: Run) -> list[Table | File]:
+    """All that a committed run's folder has to hold, besides run.json."""
+    return [*run.folder, *(part for parts in run.tables.values() for part in parts), *run.files.values()]
+
+
+def adds_up(store: Store, run: Run) -> bool:
+    """Whether a run holds and counts what its units' manifests say together."""
+    paths = [file.path for file in run.folder if MANIFEST.fullmatch(file.path)]
+    manifests = [Manifest.model_validate_json(data) for data in store.get_all(paths)]
+    counts, (tables, files) = sum((m.counts for m in manifests), Counts()), _outputs(manifests)
+    balanced = counts.listed == counts.done + counts.failed
+    return balanced and (counts, tables, files, content_of(tables, files)) == (
+        run.counts, run.tables, run.files, run.content
+    )  # fmt: skip
 
 
 def content_of(tables: dict[str, list[Table]], files: dict[str, File]) -> str:
@@ -195,6 +230,12 @@ def load(store: Store, source: Input | str) -> Run:
     return _load(store, source.run if isinstance(source, Input) else source)
 
 
+def load_all(store: Store, paths: Iterable[str]) -> list[Run]:
+    """Committed runs, several read at once."""
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+        return list(pool.map(partial(_load, store), paths))
+
+
 @lru_cache(maxsize=4096)  # run.json is never written twice
 def _load(store: Store, run: str) -> Run:
     return Run.model_validate_json(store.get(f"{run}/run.json"))
@@ -210,11 +251,23 @@ def _outputs(manifests: list[Manifest]) -> tuple[dict[str, list[Table]], dict[st
     return tables, {name: file for m in manifests for name, file in sorted(m.files.items())}
 
 
-def _manifest_or_raise(store: Store, run: str, unit: Unit) -> Manifest:
-    found = manifest(store, run, unit)
-    if found is None:
-        raise SimgapError(f"{run}: unit {unit.number} is not done; `simgap run {run} --unit {unit.number}` does it")
-    return found
+def _described(documents: dict[str, bytes]) -> Iterator[File]:
+    for path, data in documents.items():
+        yield File(path=path, bytes=len(data), sha256=sha256(data).hexdigest())
+
+
+def _partials(manifests: list[Manifest]) -> Iterator[File]:
+    for table in (table for m in manifests for name, table in m.tables.items() if name.startswith("_")):
+        yield File(path=table.path, bytes=table.bytes, sha256=table.sha256)
+
+
+def _documents(store: Store, run: str) -> dict[str, bytes]:
+    """What the folder of a run says about it, by path: request.json, units.json, and each unit's manifest in order."""
+    if missing := missing_units(store, run):
+        number = missing[0].number
+        raise SimgapError(f"{run}: unit {number} is not done; `simgap run {run} --unit {number}` does it")
+    paths = [f"{run}/request.json", f"{run}/units.json", *(manifest_path(run, unit) for unit in units(store, run))]
+    return dict(zip(paths, store.get_all(paths), strict=True))
 
 
 def pretty(document: object) -> bytes:

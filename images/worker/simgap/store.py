@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from simgap import faults
 from simgap.errors import Changed, Missing, SimgapError, StoreFailed
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
 
 BLOCK_BYTES = 8 << 20
 """What is read or sent at once."""
@@ -45,11 +46,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Entry:
-    """An object in a store: its path (or URI), size in bytes, and the store's mark of its version."""
+    """An object in a store: its path (or URI), size in bytes, the store's mark of its version, and since when it is that."""
 
     path: str
     size: int
     etag: str
+    modified: datetime
 
 
 class Store:
@@ -131,7 +133,7 @@ class Store:
         except Missing:
             _refuse_missing_bucket(self.url(uri))
             raise
-        return Entry(uri, meta["size"], meta["e_tag"] or "")
+        return _entry(uri, meta)
 
     def list(self, prefix: str) -> list[Entry]:
         """All objects under a folder (relative, or an absolute URI), by path; paths come back in the form asked for."""
@@ -140,9 +142,7 @@ class Store:
         found = self._do(
             prefix, lambda store, place: [m for batch in obstore.list(store, place or None) for m in batch]
         )
-        return sorted(
-            (Entry(base + meta["path"], meta["size"], meta["e_tag"] or "") for meta in found), key=lambda e: e.path
-        )
+        return sorted((_entry(base + meta["path"], meta) for meta in found), key=lambda e: e.path)
 
     def delete(self, path: str) -> None:
         self._do(path, obstore.delete)
@@ -183,6 +183,10 @@ class Store:
             return _open(FOLDER + "/"), uri.removeprefix(FOLDER).lstrip("/")
         parts = urlsplit(uri)
         return _open(f"{parts.scheme}://{parts.netloc}"), parts.path.lstrip("/")
+
+
+def _entry(path: str, meta: "ObjectMeta") -> Entry:
+    return Entry(path, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
 @cache

@@ -1,0 +1,107 @@
+"""`simgap store check`: does the store still hold what was committed, to the last byte?
+
+It looks at every run.json and all that it names, by size and checksum; at every DAG run's record; at the shards of each
+study's latest DAG run; and at the catalog, by its own checksum and against what the runs say.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest
+
+from simgap import catalog, runs
+from simgap.errors import Missing, SimgapError
+from simgap.runs import DagRun, File, Run, Table
+from simgap.store import BLOCKS_AT_ONCE, Store
+
+Progress = Callable[[int, int], object]
+"""Is told how many bytes were read, and how many there are."""
+ALTERED = "is not as it was written"
+GONE = "is gone"
+
+
+def check(store: Store, progress: Progress = lambda done, total: None) -> Iterator[str]:
+    """What is wrong, a line each; nothing when all is as it was committed. Reads all that committed runs hold."""
+    whole = True
+    for line in _recorded(store, progress):
+        whole = False
+        yield line
+    if whole:  # what they say of shards and of the catalog can be trusted
+        yield from _shards(store)
+        yield from _catalog(store)
+
+
+def _recorded(store: Store, progress: Progress) -> Iterator[str]:
+    """Runs and DAG runs."""
+    committed: list[Run] = []
+    for path in [entry.path for entry in store.list("runs") if entry.path.endswith("/run.json")]:
+        if Run.intact(data := store.get(path)) and f"{Run.model_validate_json(data).run}/run.json" == path:
+            committed.append(Run.model_validate_json(data))
+        else:
+            yield f"{path}: {ALTERED}"
+    yield from _files(store, [file for run in committed for file in runs.files_of(run)], progress)
+    yield from (f"{run.run}: does not add up to what its units did" for run in committed if not _adds_up(store, run))
+    yield from _dag_runs(store, {run.run for run in committed})
+
+
+def _files(store: Store, files: list[Table | File], progress: Progress) -> Iterator[str]:
+    done, total = 0, sum(file.bytes for file in files)
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as pool:
+        for file, found in zip(files, pool.map(lambda file: _digest(store, file.path), files), strict=True):
+            done += file.bytes
+            progress(done, total)
+            if found != file.sha256:
+                yield f"{file.path}: {ALTERED if found else GONE}"
+
+
+def _digest(store: Store, path: str) -> str | None:
+    """An object's sha256; None where there is none."""
+    try:
+        with store.reader(path) as file:
+            return file_digest(file, "sha256").hexdigest()
+    except Missing:
+        return None
+
+
+def _adds_up(store: Store, run: Run) -> bool:
+    """A manifest that is gone or cannot be read was told of already."""
+    try:
+        return runs.adds_up(store, run)
+    except (SimgapError, ValueError):
+        return True
+
+
+def _dag_runs(store: Store, committed: set[str]) -> Iterator[str]:
+    for path in [entry.path for entry in store.list("studies") if entry.path.endswith("/runs.json")]:
+        if not DagRun.intact(data := store.get(path)):
+            yield f"{path}: {ALTERED}"
+            continue
+        dag_run, study = DagRun.model_validate_json(data), path.removesuffix("runs.json") + "study.json"
+        yield from (f"{run}: {GONE}, and {path} names it" for run in dag_run.runs.values() if run not in committed)
+        if (found := _digest(store, study)) != dag_run.study:
+            yield f"{study}: {ALTERED if found else GONE}"
+
+
+def _shards(store: Store) -> Iterator[str]:
+    """The data where it lies: an etag tells that a shard is the one ingested; where it is another, the checksum."""
+    ended = {d["study"]: d for d in catalog.studies(store) if d["state"] == "success"}
+    ingested = {run for d in ended.values() for role, run in d["runs"].items() if role.startswith("ingest/")}
+    for run in sorted(ingested):
+        for shard in runs.read(store, run, "shards", ["uri", "etag", "sha256"]).to_pylist():
+            if shard["sha256"] and not _is(store, **shard):
+                yield f"{store.url(shard['uri'])}: changed, or gone, since {run}"
+
+
+def _is(store: Store, uri: str, etag: str, sha256: str) -> bool:
+    return (store.exists(uri) and store.head(uri).etag == etag) or _digest(store, uri) == sha256
+
+
+def _catalog(store: Store) -> Iterator[str]:
+    anew = "`simgap catalog` makes it anew"
+    if not store.exists(catalog.PATH):
+        if any(d["state"] == "success" for d in catalog.studies(store)):
+            yield f"{catalog.PATH}: {GONE}; {anew}"
+    elif not catalog.intact(store):
+        yield f"{catalog.PATH}: {ALTERED}; {anew}"
+    else:
+        tables = catalog.stale(store)
+        yield from (f"{catalog.PATH}: table {table} does not hold what the runs say; {anew}" for table in tables)

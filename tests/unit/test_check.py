@@ -1,0 +1,91 @@
+"""`simgap store check`."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import duckdb
+import pytest
+from making import Made, committed
+from typer.testing import CliRunner
+
+from simgap import catalog, cli
+from simgap.check import check
+from simgap.requests import Report
+from simgap.store import Store
+
+BYTES_FLIPPED = 150
+
+
+def kept(store: Store) -> list[str]:
+    """Everything that a finished study wrote."""
+    return [entry.path for folder in ("runs", "studies", "catalog") for entry in store.list(folder) if entry.size]
+
+
+@pytest.fixture
+def audit(audit: tuple[Store, Made]) -> Store:
+    """A copy of the finished audit, with a catalog of its own."""
+    store, _ = audit
+    catalog.publish(store)
+    return store
+
+
+def test_nothing_is_wrong_with_a_study_as_it_was_committed(audit: Store) -> None:
+    told = []
+    assert list(check(audit, lambda done, total: told.append((done, total)))) == []
+    assert told[-1][0] == told[-1][1] > 0
+
+
+def test_each_byte_that_is_flipped_is_found(audit: Store) -> None:
+    rng = random.Random(4)
+    for path in rng.choices(kept(audit), k=BYTES_FLIPPED):
+        before = audit.get(path)
+        at = rng.randrange(len(before))
+        audit.put(path, before[:at] + bytes([before[at] ^ (1 << rng.randrange(8))]) + before[at + 1 :])
+        wrong = list(check(audit))
+        assert wrong and any(line.startswith(path) for line in wrong), (path, at, wrong)
+        audit.put(path, before)
+    assert list(check(audit)) == []
+
+
+@pytest.mark.parametrize(("stage", "part"), [("embed", "units"), ("ingest", "request.json"), ("split", "run.json")])
+def test_what_is_gone_is_named(audit: Store, stage: str, part: str) -> None:
+    path = next(p for p in kept(audit) if p.startswith(f"runs/{stage}/") and part in p)
+    audit.delete(path)
+    assert any("gone" in line and line.startswith(path.removesuffix("/run.json")) for line in check(audit))
+
+
+def test_data_that_changed_since_is_told_apart_from_data_that_was_moved(audit: Store) -> None:
+    audit.put("a/00000.tar", audit.get("a/00000.tar"))  # another etag, the same bytes
+    assert list(check(audit)) == []
+    audit.put("a/00000.tar", audit.get("a/00001.tar"))
+    [line] = check(audit)
+    assert line.startswith(f"{audit.root}/a/00000.tar: changed, or gone, since runs/ingest/a-")
+
+
+def test_a_catalog_that_says_something_else_is_told(audit: Store) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "other"
+        audit.download(catalog.PATH, file)
+        with duckdb.connect(str(file)) as connection:
+            connection.execute("update splits set samples = samples + 1")
+        catalog.seal(file)
+        audit.upload(catalog.PATH, file)
+    anew = "`simgap catalog` makes it anew"
+    assert list(check(audit)) == [f"catalog/simgap.duckdb: table splits does not hold what the runs say; {anew}"]
+
+
+def test_what_is_committed_after_the_catalog_was_made_is_no_damage(audit: Store) -> None:
+    committed(audit, Report(name="later", study={}, sources=[]), {})
+    assert list(check(audit)) == []
+
+
+def test_the_command_names_what_is_wrong_and_fails(audit: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMGAP_STORE", audit.root)
+    good = CliRunner().invoke(cli.app, ["store", "check"])
+    assert good.exit_code == 0 and good.output.endswith(f"{audit.root}: all is as it was committed\n")
+    path = next(p for p in kept(audit) if p.startswith("runs/embed/"))
+    audit.put(path, b"?")
+    bad = CliRunner().invoke(cli.app, ["store", "check"])
+    assert f"{path}: is not as it was written\n" in bad.output
+    assert str(bad.exception) == f"{audit.root}: 1 objects or tables are not what was committed"
