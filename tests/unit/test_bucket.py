@@ -1,13 +1,12 @@
 """A bucket as the store, over the S3 protocol: what holds in a folder holds there."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 from making import Made, put_data, run_study
-from moto.server import ThreadedMotoServer
+from moto_bucket import served
 
 from simgap import catalog
 from simgap.errors import Missing, SimgapError
@@ -16,22 +15,8 @@ from simgap.store import Store
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Store]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "someone",
-            "AWS_SECRET_ACCESS_KEY": "something",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="shards")
+    with served("shards"):
         yield Store("s3://shards/of/simgap")
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,10 @@ BLOCK_BYTES = 8 << 20
 """What is read or sent at once."""
 BLOCKS_AT_ONCE = 4
 OBJECTS_AT_ONCE = 16
-TRIES = 4
-"""Of a whole operation, each request of which obstore has retried already."""
-RETRIES = 6
-"""Of a request, by obstore: about five seconds, with jitter."""
+TRIES = 6
+"""Of a whole operation: about ten seconds, with jitter."""
+RETRIES = 3
+"""Of each of its requests, by obstore: less than a second, with jitter."""
 FOLDER = "file://"
 """What follows is a path as it is: percent signs are decoded in `Store.from_url`, and nowhere else."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -131,7 +131,8 @@ class Store:
         try:
             meta = self._do(uri, obstore.head)
         except Missing:
-            _refuse_missing_bucket(self.url(uri))
+            if (url := urlsplit(self.url(uri))).scheme == "s3":
+                _refuse_missing_bucket(f"s3://{url.netloc}")
             raise
         return _entry(uri, meta)
 
@@ -169,7 +170,7 @@ class Store:
         """One operation, tried again as long as its failure may pass."""
         store, place = self._locate(uri)
         tries = TRIES if isinstance(store, S3Store) else 1
-        for attempt in stamina.retry_context(on=StoreFailed, attempts=tries, wait_initial=0.2, wait_max=5):
+        for attempt in stamina.retry_context(on=StoreFailed, attempts=tries, wait_initial=0.2, wait_jitter=0.5):
             with attempt, told(self.url(uri)):
                 return action(store, place)
         raise AssertionError("the last try returns or raises")
@@ -189,30 +190,36 @@ def _entry(path: str, meta: "ObjectMeta") -> Entry:
     return Entry(path, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
-@cache
 def _open(url: str) -> Place:
     if url.startswith(FOLDER + "/"):
-        folder = Path(url.removeprefix(FOLDER))
-        with told(url):
-            folder.mkdir(parents=True, exist_ok=True)
-        return LocalStore(folder)
+        return _folder(url)
     if url.startswith("s3://"):
-        endpoint = s3_endpoint()
-        if endpoint is not None and not any(map(os.environ.get, CREDENTIALS)):
-            raise SimgapError(f"{url}: no credentials; {faults.KEYS}")
-        plain = endpoint is not None and endpoint.scheme == "http"
-        options = {"allow_http": plain, "connect_timeout": "5s", "timeout": "60s"}
-        return from_url(url, client_options=options, retry_config={"max_retries": RETRIES})  # pyright: ignore
+        return _bucket(url, s3_endpoint())
     raise SimgapError(f"{url}: a store is a folder, file:///path, or a bucket, s3://bucket/prefix")
 
 
 @cache
-def _refuse_missing_bucket(url: str) -> None:
+def _folder(url: str) -> LocalStore:
+    folder = Path(url.removeprefix(FOLDER))
+    with told(url):
+        folder.mkdir(parents=True, exist_ok=True)
+    return LocalStore(folder)
+
+
+@cache
+def _bucket(url: str, endpoint: SplitResult | None) -> S3Store:
+    if endpoint is not None and not any(map(os.environ.get, CREDENTIALS)):
+        raise SimgapError(f"{url}: no credentials; {faults.KEYS}")
+    plain = endpoint is not None and endpoint.scheme == "http"
+    options = {"allow_http": plain, "connect_timeout": "5s", "timeout": "60s"}
+    return from_url(url, client_options=options, retry_config={"max_retries": RETRIES})  # pyright: ignore
+
+
+@cache
+def _refuse_missing_bucket(bucket: str) -> None:
     """HEAD's answer does not say whether it is the object that is missing or all of the bucket; LIST's does."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        with told(url):
-            next(iter(obstore.list(_open(f"s3://{parts.netloc}"), "none/such")), None)
+    with told(bucket):
+        next(iter(obstore.list(_open(bucket), "none/such")), None)
 
 
 def s3_endpoint() -> SplitResult | None:
