@@ -1,0 +1,91 @@
+"""`make study` in a process of its own, while its processes are killed at random."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from buckets import Bucket
+
+from operators.embedded import ROOT, Home
+
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_AFTER = 3.0
+SECONDS_FOR_ALL = 560
+STUDY = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from operators import console
+from operators.embedded import Home
+console.study("tiny", Home(Path(sys.argv[1]), dags=Path(sys.argv[2])), Console())
+"""
+WALKER, UNIT, STREAM = "operators.walk", "simgap run", "simgap.stages.stream"
+VICTIMS = ("console", WALKER, UNIT)
+
+
+class Study:
+    """A study through an Airflow with its own home, in one prefix of a bucket."""
+
+    def __init__(self, home: Home, bucket: Bucket, prefix: str) -> None:
+        self.home, self.bucket, self.prefix = home, bucket, prefix
+        self.said = home.path.parent / "said.log"
+        self.kills: Counter[str] = Counter()
+        self.starts = 0
+
+    def go(self, kills: int, seed: int, units: int) -> None:
+        """Starts the study again and again until it is done; strikes at random while `units` units are done."""
+        dice, until = random.Random(seed), time.monotonic() + SECONDS_FOR_ALL
+        moments = sorted(dice.sample(range(units * 9 // 10), kills))
+        victims = [VICTIMS[number % len(VICTIMS)] for number in range(kills)]
+        dice.shuffle(victims)
+        console = self._start()
+        while console.poll() != 0 or console.returncode is None:
+            assert time.monotonic() < until, f"not done in {SECONDS_FOR_ALL} s; see {self.said}"
+            if console.poll() is not None:
+                console = self._start()
+            if victims and self._units_done() >= moments[0]:
+                time.sleep(dice.uniform(0, SECONDS_AFTER))
+                if self._strike(console, victims[0]):
+                    victims, moments = victims[1:], moments[1:]
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        assert not victims, f"the study was done before it was killed {kills} times"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.starts += 1
+        environment = os.environ | self.bucket.environment(self.prefix) | {"PYTHONPATH": str(ROOT)}
+        with self.said.open("ab") as said:
+            command = [sys.executable, "-c", STUDY, str(self.home.path), str(self.home.dags)]
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+
+    def _strike(self, console: subprocess.Popen[bytes], victim: str) -> bool:
+        """Kills one of the study's processes, if there is one of this kind."""
+        for process in _processes_of(console, victim):
+            process.send_signal(signal.SIGKILL)
+            self.kills[victim] += 1
+            return True
+        return False
+
+    def _units_done(self) -> int:
+        return sum(is_manifest(path) for path, _ in self.bucket.versions(self.prefix))
+
+
+def is_manifest(path: str) -> bool:
+    """runs/<stage>/<name>-<key>/units/0003.json"""
+    folder, _, name = path.rpartition("/")
+    return folder.endswith("/units") and name.endswith(".json")
+
+
+def _processes_of(console: subprocess.Popen[bytes], victim: str) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(console.pid)
+        if victim == "console":
+            return [root] if root.children() else []
+        return [child for child in root.children(recursive=True) if victim in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
