@@ -5,7 +5,7 @@ export PYTHONPATH := $(CURDIR)
 UV := .simgap/uv/bin/uv
 RUN := .venv/bin
 
-.PHONY: study up down test lint bench clean
+.PHONY: study up down test test-store lint bench clean
 
 study: .venv/ready  ## go through a study (STUDY=icons) and show what came of it
 	@$(RUN)/python -m operators.console $(STUDY)
@@ -18,6 +18,9 @@ down:  ## stop every process that `make up` started
 
 test: .venv/ready lint  ## what can be tested without a cluster or a bucket
 	@$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/study tests/unit tests/sql
+
+test-store: .venv/ready  ## the store on a real MinIO: `minio` on the PATH, or SIMGAP_TEST_S3
+	@$(RUN)/python -m pytest tests/store
 
 lint: .venv/ready
 	@$(RUN)/ruff check -q .

@@ -94,12 +94,19 @@ class Minio:
     def __init__(self, program: str, folder: Path) -> None:
         self._program, self._folder = program, folder
         self.port = _free_port()
-        self.endpoint = Endpoint(f"http://127.0.0.1:{self.port}", secrets.token_hex(10), secrets.token_hex(20))
+        self.endpoint = Endpoint(f"http://127.0.0.1:{self.port}", secrets.token_hex(10), f"{secrets.token_hex(20)}+/")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         root = {"MINIO_ROOT_USER": self.endpoint.key, "MINIO_ROOT_PASSWORD": self.endpoint.secret}
-        command = [self._program, "server", "--quiet", "--address", f"127.0.0.1:{self.port}", str(self._folder / "data")]
+        command = [
+            self._program,
+            "server",
+            "--quiet",
+            "--address",
+            f"127.0.0.1:{self.port}",
+            str(self._folder / "data"),
+        ]
         with (self._folder / "minio.log").open("ab") as log:
             self._process = subprocess.Popen(command, env=os.environ | root, stdout=log, stderr=log)
 

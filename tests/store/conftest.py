@@ -2,19 +2,23 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from buckets import Bucket, Endpoint, Minio, found_program
-from disturbed import Undisturbed, walk
-from tries import Tries, Try
+from disturbed import KILLS, SEED, Reference, Undisturbed, walk
+from through_airflow import StudyThroughAirflow, is_manifest
+from tries import Tries
 
-from operators.embedded import ROOT
+from operators.embedded import ROOT, Home
 from simgap.store import Store
 
-GIVE = "the store's tests need a MinIO: put `minio` on the PATH, or name one in SIMGAP_TEST_S3 (a URL) with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+GIVE = (
+    "the store's tests need a MinIO: put `minio` on the PATH, or name one in SIMGAP_TEST_S3 (a URL)"
+    " with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +70,6 @@ def bucket(endpoint: Endpoint) -> Iterator[Bucket]:
     made.remove()
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The tiny study as it goes when nothing is killed: its store, its runs by role, and how each kind of step went."""
-
-    store: Store
-    roles: dict[str, str]
-    typical: dict[tuple[str, str], list[Try]]
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study's file, whose data is found from anywhere."""
@@ -89,3 +84,18 @@ def undisturbed(bucket: Bucket, tiny: Path, tmp_path_factory: pytest.TempPathFac
     do = Undisturbed(Tries(bucket.environment("undisturbed"), tmp_path_factory.mktemp("undisturbed") / "tries.log"))
     roles = walk(do, tiny, "undisturbed")
     return Reference(Store(bucket.store("undisturbed")), roles, do.went)
+
+
+@pytest.fixture(scope="session")
+def through_airflow(
+    bucket: Bucket, tiny: Path, undisturbed: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> StudyThroughAirflow:
+    """The tiny study gone through by an Airflow of its own, and killed again and again."""
+    folder = tmp_path_factory.mktemp("airflow")
+    (folder / "dags" / "studies").mkdir(parents=True)
+    shutil.copy(ROOT / "dags" / "study.py", folder / "dags")
+    shutil.copy(tiny, folder / "dags" / "studies")
+    study = StudyThroughAirflow(Home(folder / ".simgap", dags=folder / "dags"), bucket, "airflow")
+    units = sum(is_manifest(path) for path, _ in bucket.versions("undisturbed"))
+    study.go(kills=KILLS // 10, seed=SEED, units=units)
+    return study

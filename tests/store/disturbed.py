@@ -1,5 +1,6 @@
 """A study gone through step by step, while its processes and the store under them are killed at random."""
 
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -9,10 +10,15 @@ from statistics import median
 from typing import Any
 
 from buckets import Minio
+from rich.table import Table
 from tries import Moment, Running, Step, Tries, Try
 
 from simgap import steps
+from simgap.store import Store
 
+KILLS = int(os.environ.get("SIMGAP_TEST_KILLS", "100"))
+"""In all; a tenth of them strike a study that goes through Airflow."""
+SEED = 1
 STARTED = "2026-01-01T00:00:00Z"
 SHARE_AT_A_WRITE = 0.6
 SHARE_OF_TWO_AT_ONCE = 0.2
@@ -45,6 +51,15 @@ def _until_done(do: Do, step: Step) -> Any:
     raise AssertionError(f"{step}: not done after {TRIES_AT_MOST} tries")
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A study when nothing is killed: its store, its runs by role, and how each kind of step went."""
+
+    store: Store
+    roles: dict[str, str]
+    typical: dict[tuple[str, str], list[Try]]
+
+
 class Undisturbed:
     """Does every step once, and remembers how it went."""
 
@@ -69,6 +84,22 @@ class Tally:
     two_at_once: int = 0
     failed: int = 0
     done_again: Counter[str] = field(default_factory=Counter)
+
+    def table(self, title: str) -> Table:
+        """Kills: a row for each stage, a column for each kind of victim."""
+        stages, victims = (list(dict.fromkeys(key[part] for key in self.kills)) for part in (0, 1))
+        table = Table("stage", *victims, "units done again", title=title)
+        for stage in stages:
+            counts = [self.kills[stage, victim] for victim in victims] + [self.done_again[stage]]
+            table.add_row(stage, *(str(count or "") for count in counts))
+        return table
+
+    def summary(self) -> str:
+        tries = ", ".join(f"{count} of a {kind}" for kind, count in self.tries.items())
+        return (
+            f"tries: {tries}; {self.at_a_write} kills while the store was written to;"
+            f" {self.two_at_once} units done by two processes at once; {self.failed} tries failed without MinIO"
+        )
 
 
 class Disturbed:
