@@ -23,7 +23,9 @@ def assert_complete(store: Store, roles: dict[str, str]) -> None:
         _assert_whole(store, runs.load(store, run))
     for table in schema.tables():
         everything = f"select * from tiny.{table.name}"
-        assert _count(store, everything) == _count(store, f"{everything} union {everything}"), f"{table.name}: rows twice"
+        assert _count(store, everything) == _count(store, f"{everything} union {everything}"), (
+            f"{table.name}: rows twice"
+        )
     assert _count(store, "select * from tiny.shards where listed != done + failed") == 0
 
 

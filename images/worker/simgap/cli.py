@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import duckdb
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -107,9 +108,9 @@ def main() -> None:
     """
     try:
         app()
-    except (SimgapError, OSError) as error:
+    except (SimgapError, OSError, duckdb.IOException) as error:
         err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        sys.exit(1 if isinstance(error, StoreFailed | OSError) else 2)
+        sys.exit(2 if isinstance(error, SimgapError) and not isinstance(error, StoreFailed) else 1)
 
 
 def _show_again(store: Store, paths: list[str]) -> None:

@@ -9,6 +9,9 @@ from simgap import runs
 from simgap.request import Input
 from simgap.store import Store, s3_endpoint
 
+RETRIES = {"http_retries": 8, "http_retry_wait_ms": 100, "http_retry_backoff": 1.7}
+"""Of each request, until about ten seconds have passed."""
+
 
 def connect(store: Store, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
     """A connection that can read the store; a bucket's credentials come from the environment."""
@@ -16,6 +19,8 @@ def connect(store: Store, database: str = ":memory:") -> duckdb.DuckDBPyConnecti
     if store.root.startswith("s3://"):
         for extension in ("httpfs", "aws"):
             connection.load_extension(_shipped(extension))
+        for name, value in RETRIES.items():
+            connection.execute(f"set {name} = {value}")
         connection.execute(f"create secret (type s3, provider credential_chain, chain 'env'{_where()})")
     return connection
 
