@@ -5,6 +5,7 @@ import json
 import re
 import tarfile
 import xml.etree.ElementTree as ET
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from simgap.stages import score as scoring
 from simgap.stages.report import data, models, summary
 from simgap.stages.report.charts import inline
 from simgap.stages.report.material import Material
-from simgap.stages.report.pictures import thumbnails
+from simgap.stages.report.pictures import Place, thumbnails
 from simgap.stages.report.view import METRICS
 from simgap.store import Store
 from simgap.study import Study, parse
@@ -94,7 +95,8 @@ def ingested(store: Store) -> dict[str, Rows]:
         total = len(sources) * each
         place = {"dataset": dataset, "role": role, "bytes": len(data), "uri": uri}
         tables["datasets"].append(place | {"shards": 1, "samples": total})
-        tables["shards"].append(place | {"shard": "00000.tar", "listed": total, "done": total, "failed": 0})
+        tables["shards"].append(place | {"shard": "00000.tar", "listed": total, "done": total, "failed": 0,
+                                 "etag": store.head(uri).etag, "sha256": sha256(data).hexdigest()})  # fmt: skip
         first = first_sample_id(dataset, "00000.tar")
         for position in range(total):
             source = sources[position // each]
@@ -405,10 +407,14 @@ def test_a_share_that_cannot_be_stated_is_said_to_be_so(store: Store, tables: di
 
 
 def test_a_picture_that_is_gone_is_named(store: Store):
-    ingested(store)
-    missing = first_sample_id("emoji", "00000.tar") + 5_000
-    with pytest.raises(SimgapError, match=r"data/emoji/00000.tar: no image any more at positions \[5000\]"):
-        thumbnails([("data/emoji/00000.tar", missing)], store)
+    [shard] = [shard for shard in ingested(store)["shards"] if shard["dataset"] == "emoji"]
+    place, missing = Place(shard["uri"], shard["etag"], shard["sha256"]), first_sample_id("emoji", "00000.tar") + 5_000
+    with pytest.raises(SimgapError, match=r"data/emoji/00000.tar: no image at positions \[5000\]"):
+        thumbnails([(place, missing)], store)
+    with pytest.raises(
+        SimgapError, match=r"data/emoji/00000.tar: changed since it was ingested; start the study again"
+    ):
+        thumbnails([(place._replace(etag="another", sha256="another"), missing)], store)
 
 
 def test_nearest_of_the_pool_is_over_all_its_data_sets(store: Store, tables: dict[str, Rows]):

@@ -9,9 +9,9 @@ class Missing(SimgapError):
     """An object that is not in the store."""
 
 
+class Changed(SimgapError):
+    """An object that is not, or no longer, the version that was to be read."""
+
+
 class StoreFailed(SimgapError):
     """The store did not do what was asked, this time: a later try may succeed."""
-
-
-class Changed(SimgapError):
-    """An object that is not the one that was read before."""

@@ -40,7 +40,7 @@ class Fetch(Request):
 class Ingest(Request):
     """Lists, checks and counts a data set's samples: tables samples, failures and shards."""
 
-    stage, revision = "ingest", 2
+    stage, revision = "ingest", 3
     role: str
     shards: list[Shard]
     labels: list[Shard] = []

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import BinaryIO
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")
+"""The first of these that a sample has is its image, as in open_clip's reader."""
 POSITION_BITS = 20
-NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)")
+NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+"""webdataset's own: key and suffix."""
 REMARK = re.compile(r"__[^/]*__(/|$)")
 """What webdataset's writers say about the tar itself, in no sample."""
 END_OF_ARCHIVE = bytes(1024)
+LARGEST_MEMBER_BYTES = 1 << 30
+BLOCK_BYTES = 1 << 20
 
 
 class BrokenShard(Exception):
@@ -47,7 +51,7 @@ def read_samples(shard: BinaryIO) -> Iterator[Sample]:
 
     Members are grouped as webdataset and open_clip group them: by the name up to the first dot of its last part, as
     long as they follow each other; a suffix that comes again begins a new sample. Raises BrokenShard, after the last
-    whole sample, when the tar is damaged or lacks its end.
+    whole sample, when the tar is damaged, lacks its end, or has more behind it, such as a second tar.
     """
     sample: Sample | None = None
     for name, data in _members(shard):
@@ -67,6 +71,8 @@ def _members(shard: BinaryIO) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=shard, mode="r:") as tar:
             for member in tar:
+                if not 0 <= member.size <= LARGEST_MEMBER_BYTES:  # tarfile goes back for a negative size, for ever
+                    raise BrokenShard(f"{member.name} would have {member.size:,} bytes")
                 if member.isfile() and not REMARK.match(member.name):
                     data = tar.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
                     if len(data) != member.size:
@@ -74,7 +80,10 @@ def _members(shard: BinaryIO) -> Iterator[tuple[str, bytes]]:
                     yield member.name, data
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # tarfile remembers every member; a shard may have a million
             shard.seek(tar.offset)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise BrokenShard(f"not a whole tar: {error}") from error
     if shard.read(len(END_OF_ARCHIVE)) != END_OF_ARCHIVE:
         raise BrokenShard("the shard's end is missing")
+    while block := shard.read(BLOCK_BYTES):
+        if block.count(0) != len(block):
+            raise BrokenShard("more lies behind the tar's end, where no reader looks: another tar, or garbage")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 << 20
 """What is read or sent at once."""
 BLOCKS_AT_ONCE = 4
+BUFFER_BYTES = 1 << 20
 OBJECTS_AT_ONCE = 16
 TRIES = 6
 """Of a whole operation: about ten seconds, with jitter."""
@@ -111,12 +112,12 @@ class Store:
             ),
         )
 
-    def download(self, uri: str, local_file: Path, etag: str = "") -> None:
-        """Raises `Changed` when an etag was given and the object is another one by now."""
-        size = self.head(uri).size
-        starts = range(0, size, BLOCK_BYTES)
+    def download(self, uri: str, local_file: Path, etag: str | None = None) -> None:
+        """Copies an object into a file: the version with this etag, or the one that is there now; or raises `Changed`."""
+        there = self.head(uri)
+        starts = range(0, there.size, BLOCK_BYTES)
         with told(str(local_file)), local_file.open("wb") as target, ThreadPoolExecutor(BLOCKS_AT_ONCE) as pool:
-            blocks = (pool.submit(self._block, uri, start, min(start + BLOCK_BYTES, size), etag) for start in starts)
+            blocks = (pool.submit(self._block, there, start, start + BLOCK_BYTES, etag) for start in starts)
             target.writelines(_in_order(blocks))
 
     def exists(self, path: str) -> bool:
@@ -148,23 +149,24 @@ class Store:
     def delete(self, path: str) -> None:
         self._do(path, obstore.delete)
 
-    def reader(self, uri: str, etag: str = "") -> io.BufferedReader:
+    def reader(self, uri: str, etag: str | None = None) -> io.BufferedReader:
         """A buffered, seekable stream of an object in the store or at an absolute s3:// or file:// place.
 
-        It raises `Changed` when an etag was given and the object is, or becomes, another one.
+        Of one version of it: the one with this etag, or the one that is there now. Reading raises `Changed` when that
+        is not, or no longer, there.
         """
-        size = self.head(uri).size
-        return io.BufferedReader(_Raw(lambda start, end: self._block(uri, start, min(end, size), etag), size), 1 << 20)
+        there = self.head(uri)
+        raw = _Raw(lambda start, end: self._block(there, start, end, etag), there.size)
+        return io.BufferedReader(raw, BUFFER_BYTES)
 
     def url(self, path: str) -> str:
         """The absolute URL of a path; an absolute URL stays as it is."""
         return path if "://" in path else f"{self.root}/{path}"
 
-    def _block(self, uri: str, start: int, end: int, etag: str) -> memoryview:
-        options: GetOptions = {"range": (start, end)}
-        if etag:
-            options["if_match"] = etag
-        return self._do(uri, lambda store, place: memoryview(obstore.get(store, place, options=options).bytes()))
+    def _block(self, there: Entry, start: int, end: int, etag: str | None) -> memoryview:
+        """Bytes of an object as it was seen, or with the etag that it should have."""
+        options: GetOptions = {"range": (start, min(end, there.size)), "if_match": etag or there.etag}
+        return self._do(there.path, lambda store, place: memoryview(obstore.get(store, place, options=options).bytes()))
 
     def _do(self, uri: str, action: Callable[[Place, str], Result]) -> Result:
         """One operation, tried again as long as its failure may pass."""
@@ -236,7 +238,7 @@ def told(url: str) -> Iterator[None]:
     except AlreadyExistsError:
         raise
     except PreconditionError as error:
-        raise Changed(f"{url}: changed since it was ingested; start the study again") from error
+        raise Changed(f"{url}: changed while it was read; start again") from error
     except (BaseError, OSError) as error:
         if url.startswith("s3://"):
             raise faults.told(url, error) from None  # what the server said may name keys

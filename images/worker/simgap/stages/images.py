@@ -1,15 +1,16 @@
 """The images of samples that ingest listed, streamed from the shards where they lie."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from simgap import runs
-from simgap.errors import SimgapError
+from simgap.errors import Changed, SimgapError
 from simgap.request import Input
 from simgap.shards import BrokenShard, first_sample_id, read_samples
 from simgap.store import Store
@@ -43,9 +44,11 @@ def read_images(store: Store, shard: ShardSamples) -> Iterator[tuple[int, bytes]
 
     Raises SimgapError when the shard changed since it was ingested, or lacks a sample.
     """
-    refuse_changed(store, shard.uri, shard.etag, shard.sha256)
     first, wanted = first_sample_id(shard.dataset, shard.shard), set(shard.sample_ids)
-    with store.reader(shard.uri) as file, suppress(BrokenShard):  # ingest took what lies before the break
+    with (
+        as_ingested(store, shard.uri, shard.etag, shard.sha256) as file,
+        suppress(BrokenShard),  # ingest took what lies before the break
+    ):
         for sample in read_samples(file):
             if (sample_id := first + sample.position) in wanted:
                 wanted.discard(sample_id)
@@ -54,14 +57,28 @@ def read_images(store: Store, shard: ShardSamples) -> Iterator[tuple[int, bytes]
         raise SimgapError(f"{store.url(shard.uri)}: lacks {len(wanted)} samples that ingest found in it")
 
 
-def refuse_changed(store: Store, uri: str, etag: str, sha256: str) -> None:
-    """Raises SimgapError for a shard that is not the one ingested: by its etag; where that is another one, as in a
-    store that was moved, by its checksum."""
-    if store.head(uri).etag == etag:
-        return
-    with store.reader(uri) as file:
-        if file_digest(file, "sha256").hexdigest() != sha256:
-            raise SimgapError(f"{store.url(uri)}: changed since it was ingested; start the study again")
+@contextmanager
+def as_ingested(store: Store, uri: str, etag: str, sha256: str) -> Iterator[BinaryIO]:
+    """A shard to read, of which every byte is of the version that was ingested.
+
+    That version is known by its etag; where the shard has another one, as in a store that was moved, by its checksum.
+    Raises SimgapError for another version, whether it was there before or comes while the shard is read.
+    """
+    try:
+        with store.reader(uri, _version_of(store, uri, etag, sha256)) as file:
+            yield file
+    except Changed as error:
+        raise SimgapError(f"{store.url(uri)}: changed since it was ingested; start the study again") from error
+
+
+def _version_of(store: Store, uri: str, etag: str, sha256: str) -> str:
+    """The etag here and now of what was ingested."""
+    there = store.head(uri).etag
+    if there != etag:
+        with store.reader(uri, there) as file:
+            if file_digest(file, "sha256").hexdigest() != sha256:
+                raise Changed(f"{uri}: has another checksum")
+    return there
 
 
 def _ids(table: pa.Table, shard: str) -> list[int]:

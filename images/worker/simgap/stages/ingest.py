@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -14,6 +15,9 @@ from simgap.errors import SimgapError
 from simgap.shards import POSITION_BITS, BrokenShard, Sample, first_sample_id, read_samples
 from simgap.store import Store
 from simgap.task import Task
+
+LARGEST_INPUT_PX = 512
+"""The widest input of open_clip's models."""
 
 
 class Unusable(Exception):
@@ -52,17 +56,24 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
     request = task.request
     samples: list[Row] = []
     failures: list[dict[str, Any]] = []
-    digest, size, seen = None, 0, 0
+    digest, size, etag, seen = None, 0, "", 0
 
     def fail(key: str | None, reason: str) -> None:
-        failure = {"dataset": request.name, "shard": shard.path, "key": _text(key), "stage": "ingest", "reason": reason}
+        failure = {
+            "dataset": request.name,
+            "shard": shard.path,
+            "key": _text(key),
+            "stage": "ingest",
+            "reason": _text(reason),
+        }
         failures.append(failure)
 
     if shard.size is None:
         fail(None, f"no such shard: {shard.uri}")
     else:
         local = task.scratch / "shard.tar"
-        store.download(shard.uri, local)
+        etag = store.head(shard.uri).etag  # not that of the listing: it has to be of the bytes that are read
+        store.download(shard.uri, local, etag)
         digest, size = _sha256(local), local.stat().st_size
         seen = _read(local, request.name, shard.path, classes, samples, fail)
         local.unlink()
@@ -77,8 +88,7 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
         )
     row = {
         "dataset": request.name, "role": request.role, "shard": shard.path, "uri": shard.uri, "bytes": size, "sha256": digest,
-        "etag": shard.etag or (store.head(shard.uri).etag if shard.size is not None else ""),
-        "listed": listed, "done": len(samples), "failed": len(failures),
+        "etag": etag, "listed": listed, "done": len(samples), "failed": len(failures),
     }  # fmt: skip
     task.write("samples", schema.rows("samples", map(asdict, samples)))
     task.write("failures", schema.rows("failures", failures))
@@ -97,7 +107,9 @@ def _read(local: Path, dataset: str, shard: str, classes: list[str] | None, samp
                     raise SimgapError(f"{dataset}/{shard}: more than {1 << POSITION_BITS:,} samples; split the shard")
                 try:
                     if sample.key in keys:
-                        raise Unusable("duplicate key: another sample of this shard has it")
+                        raise Unusable(
+                            "duplicate key: another sample of this shard has it, or its members do not follow each other"
+                        )
                     samples.append(_row(sample, dataset, first, shard, classes))
                 except Unusable as why:
                     fail(sample.key, str(why))
@@ -124,18 +136,35 @@ def _row(sample: Sample, dataset: str, first: int, shard: str, classes: list[str
 
 
 def _decoded_size(image: bytes) -> tuple[int, int]:
-    """Width and height, px, of an image that decodes to its last row."""
+    """Width and height, px, of an image that decodes to its last row, and that is no danger to later stages' memory."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(image)) as opened,
+        ):
+            _refuse_narrow(*opened.size)
             opened.load()
-            if opened.mode.startswith("I;16"):
-                raise Unusable("16-bit grey, which open_clip's own reader turns white")
+            if opened.mode[0] in "IF":
+                raise Unusable("grey of more than 8 bits, which open_clip's own reader turns white")
+            opened.convert("RGB")
             return opened.size
     except (Unusable, MemoryError):
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise Unusable(f"too large: {error}") from error
     except Exception as error:  # a damaged image makes a decoder raise anything
         what = type(error).__name__ if isinstance(error, UnidentifiedImageError) else str(error)[:120]
         raise Unusable(f"the image does not decode: {what}") from error
+
+
+def _refuse_narrow(width_px: int, height_px: int) -> None:
+    """Models' transforms scale an image's shorter side to their input, and the longer one with it."""
+    short, long = sorted((width_px, height_px))
+    if long * LARGEST_INPUT_PX**2 > short * (Image.MAX_IMAGE_PIXELS or 0):
+        raise Unusable(
+            f"too narrow: {width_px:,} x {height_px:,} px, which a model of {LARGEST_INPUT_PX} px would scale to more than"
+            f" {Image.MAX_IMAGE_PIXELS:,} px in all"
+        )
 
 
 def _caption(sample: Sample) -> str:
@@ -152,15 +181,17 @@ def _label(sample: Sample, classes: list[str] | None) -> int | None:
     given = sample.parts.get("cls", b"").strip()
     if classes is None:
         return int(given) if given.isdigit() and len(given) < 19 else None
-    if not given.isdigit() or int(given) >= len(classes):
-        raise Unusable(f"unknown label {given.decode(errors='replace')!r}: classnames.txt has {len(classes)} classes")
+    if not given.isdigit() or len(given) >= 19 or int(given) >= len(classes):
+        raise Unusable(
+            f"unknown label {given[:40].decode(errors='replace')!r}: classnames.txt has {len(classes)} classes"
+        )
     return int(given)
 
 
 def _about(sample: Sample) -> dict[str, Any]:
     try:
-        about = json.loads(sample.parts.get("json", b"{}"))
-    except ValueError as error:
+        about = json.loads(sample.parts.get("json", b"{}"), parse_constant=lambda _: None)  # NaN is nothing
+    except (ValueError, RecursionError) as error:
         raise Unusable("its .json is not JSON") from error
     return about if isinstance(about, dict) else {}
 

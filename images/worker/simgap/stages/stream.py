@@ -19,7 +19,7 @@ import numpy as np
 from simgap.errors import SimgapError
 from simgap.kernels.order import Piece, pieces
 from simgap.shards import IMAGE_SUFFIXES, BrokenShard, Sample, position_of, read_samples
-from simgap.stages.images import refuse_changed
+from simgap.stages.images import as_ingested
 from simgap.store import Store
 
 ERROR = "error.txt"
@@ -98,9 +98,8 @@ def read_piece(plan: Plan, store: Store, piece: Piece) -> Iterator[tuple[int, Sa
     """The piece's samples, each with its index into sample_ids, in the shard's order."""
     shard, first = plan.shards[piece.shard], int(plan.offsets[piece.shard])
     wanted = {position_of(int(plan.sample_ids[first + n])): first + n for n in range(piece.start, piece.stop)}
-    refuse_changed(store, shard.uri, shard.etag, shard.sha256)
     try:
-        with store.reader(shard.uri) as file:
+        with as_ingested(store, shard.uri, shard.etag, shard.sha256) as file:
             for sample in read_samples(file):
                 if sample.position in wanted:
                     yield wanted.pop(sample.position), sample

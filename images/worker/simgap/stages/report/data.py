@@ -3,7 +3,7 @@
 from simgap import runs
 from simgap.stages.report import charts
 from simgap.stages.report.material import Material, Row, panels
-from simgap.stages.report.pictures import thumbnails
+from simgap.stages.report.pictures import Place, thumbnails
 from simgap.stages.report.view import Album, Figure, Pair, Section, Table, count, percent
 
 PAIRS_A_TEST_SET = 12
@@ -64,8 +64,8 @@ def pairs(material: Material) -> Section:
     anchor, title = "pairs", "The most similar pairs"
     if not rows:
         return Section(anchor, title, ["The pool was not searched, or is empty, so there are no pairs."])
-    pool, query = ([(row[f"{side}_uri"], row[f"{side}_id"]) for row in rows] for side in ("pool", "query"))
-    images = thumbnails([*pool, *query], material.store)
+    pool, query = ([(row[f"{side}_shard"], row[f"{side}_id"]) for row in rows] for side in ("pool", "query"))
+    images = thumbnails([(Place(**shard), sample_id) for shard, sample_id in [*pool, *query]], material.store)
     names = list(dict.fromkeys(row["panel"] for row in rows))
     albums = [Album(name, [_pair(row, images) for row in rows if row["panel"] == name]) for name in names]
     sentences = ["Left: the pool's image. Right: the test image that it is most similar to. No image is shown twice."]
@@ -143,12 +143,12 @@ def _hull_cell(row: Row | None) -> str:
     return f"{percent(row['hull'] / row['samples'])} ({row['hull']:,} of {row['samples']:,})" if row else "–"
 
 
-def _pair(row: Row, images: dict[tuple[str, int], str]) -> Pair:
+def _pair(row: Row, images: dict[int, str]) -> Pair:
     label = "" if row["query_label"] is None else f"class {row['query_label']}"
     return Pair(
-        pool_image=images[row["pool_uri"], row["pool_id"]],
+        pool_image=images[row["pool_id"]],
         pool_caption=f"{row['pool_caption'] or row['pool_key']} ({row['pool_source']})",
-        query_image=images[row["query_uri"], row["query_id"]],
+        query_image=images[row["query_id"]],
         query_caption=row["query_caption"] or label or row["query_key"],
         similarity=f"{row['similarity']:.4f}",
     )

@@ -2,37 +2,48 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from PIL import Image
 
 from simgap.errors import SimgapError
 from simgap.shards import position_of, read_samples
+from simgap.stages.images import as_ingested
 from simgap.store import Store
 
 THUMBNAIL_PX = 96
 
 
-def thumbnails(wanted: Iterable[tuple[str, int]], store: Store) -> dict[tuple[str, int], str]:
-    """PNG data URIs of samples, by (uri of the shard, sample_id); each shard is streamed once, up to its last one.
+class Place(NamedTuple):
+    """A shard, and how it is known to be the one that was ingested."""
 
-    Raises SimgapError when a shard no longer holds a sample that was ingested from it.
+    uri: str
+    etag: str
+    sha256: str
+
+
+def thumbnails(wanted: Iterable[tuple[Place, int]], store: Store) -> dict[int, str]:
+    """PNG data URIs by sample_id; each shard is streamed once, up to the last of its samples that are wanted.
+
+    Raises SimgapError when a shard is not the one that was ingested, or has no such sample.
     """
-    wanted = set(wanted)
-    found = {}
-    for uri in sorted({uri for uri, _ in wanted}):
-        ids = {position_of(sample_id): sample_id for at, sample_id in wanted if at == uri}
-        with store.reader(uri) as shard:
-            for sample in read_samples(shard):
-                if sample.position in ids and sample.image is not None:
-                    found[uri, ids.pop(sample.position)] = _data_uri(sample.image)
-                if not ids:
-                    break
-        if ids:
-            raise SimgapError(
-                f"{uri}: no image any more at positions {sorted(ids)}; the shard changed, so ingest it again"
-            )
-    return found
+    places: dict[Place, set[int]] = defaultdict(set)
+    for place, sample_id in wanted:
+        places[place].add(sample_id)
+    return {i: _data_uri(image) for place, ids in places.items() for i, image in _images(store, place, ids)}
+
+
+def _images(store: Store, place: Place, sample_ids: set[int]) -> Iterator[tuple[int, bytes]]:
+    ids = {position_of(sample_id): sample_id for sample_id in sample_ids}
+    with as_ingested(store, *place) as shard:
+        for sample in read_samples(shard):
+            if sample.position in ids and sample.image is not None:
+                yield ids.pop(sample.position), sample.image
+            if not ids:
+                return
+    raise SimgapError(f"{place.uri}: no image at positions {sorted(ids)}; start the study again")
 
 
 def _data_uri(encoded: bytes) -> str:
