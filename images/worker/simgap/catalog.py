@@ -34,7 +34,7 @@ def publish(store: Store) -> str:
     for _ in range(PUBLISH_TRIES):
         before = _sources(store)
         with tempfile.TemporaryDirectory(prefix="simgap-catalog-") as folder:
-            file = _build(store, Path(folder), _committed(store), studies(store))
+            file = _build(store, Path(folder), committed(store), studies(store))
             seal(file)
             store.upload(PATH, file)
         if _sources(store) == before:
@@ -162,9 +162,9 @@ def stale(store: Store) -> list[str]:
     older = {entry.path.rpartition("/")[0] for entry in _sources(store) if entry.modified <= published.modified}
     with tempfile.TemporaryDirectory(prefix="simgap-catalog-") as folder, open_for_reading(store) as found:
         older |= {run for (run,) in found.execute("select run from main.runs").fetchall()}
-        committed = [run for run in _committed(store) if run.run in older]
+        known = [run for run in committed(store) if run.run in older]
         dag_runs = [d for d in studies(store) if f"studies/{d['study']}/{d['dag_run']}" in older]
-        file = _build(store, Path(folder), committed, dag_runs)
+        file = _build(store, Path(folder), known, dag_runs)
         with duckdb.connect(str(file), read_only=True) as expected:
             return [table.name for table in schema.tables() if _holds(expected, table) != _holds(found, table)]
 
@@ -200,7 +200,7 @@ def outdated(run: Run) -> bool:
 
 def left_out(store: Store) -> list[str]:
     """The committed runs that the catalog's tables leave out."""
-    return [run.run for run in _committed(store) if outdated(run)]
+    return [run.run for run in committed(store) if outdated(run)]
 
 
 def studies(store: Store) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def _dag_run(folder: str, study_json: bytes, runs_json: bytes) -> dict[str, Any]
     }
 
 
-def _committed(store: Store) -> list[Run]:
+def committed(store: Store) -> list[Run]:
     paths = [entry.path.removesuffix("/run.json") for entry in store.list("runs") if entry.path.endswith("/run.json")]
     return runs.load_all(store, paths)
 

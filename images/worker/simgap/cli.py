@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simgap import catalog, show, sql, store_cli, worker
+from simgap import lineage as graph
 from simgap.again import again as do_again
 from simgap.errors import SimgapError, StoreFailed
 from simgap.store import Store
@@ -99,6 +100,23 @@ def export(
     rows = catalog.keys_of(Store.from_environment(), split, study, removed=removed)
     show.write(rows, format, target)
     print(f"{target}: {rows.num_rows:,} keys")
+
+
+@app.command()
+def lineage(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="RUN|FILE|SPLIT|CHECKPOINT", help="A run's folder, a file in it, a shard, or a name."),
+    ],
+    down: Annotated[bool, typer.Option("--down", help="What was made from it, not what it was made from.")] = False,
+    shards: Annotated[bool, typer.Option("--shards", help="Every shard of a data set, with its sha256.")] = False,
+    study: Annotated[
+        str | None, typer.Option(help="The study that a name belongs to; needed when several have it.")
+    ] = None,
+) -> None:
+    """Show what a run was made from, back to the data, and by whom."""
+    store = Store.from_environment()
+    show.lineage(store, graph.resolve(store, what, study), down=down, shards=shards)
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -11,12 +13,16 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from simgap import catalog, runs, sql
+from simgap import lineage as graph
 from simgap.errors import SimgapError
 from simgap.store import Store
 
 ROWS_IN_A_TERMINAL = 100
+A_LINE_EACH = 10_000
+"""Columns, where no terminal says how many: nothing is wrapped."""
 
 
 class Format(StrEnum):
@@ -68,6 +74,53 @@ def results(store: Store, study: str, console: Console) -> None:
     if report:
         console.print(f"report   {_openable(store, report)}", soft_wrap=True, highlight=False)
     console.print(f"catalog  {_openable(store, catalog.PATH)}", soft_wrap=True, highlight=False)
+
+
+def lineage(store: Store, path: str, *, down: bool, shards: bool) -> None:
+    """Prints a run and all that it was made from, or all that was made from it, as a tree."""
+    edges = graph.down(store, path) if down else graph.up(store, path)
+    data_sets = graph.data_sets(store, edges, shards=shards)
+    named_by = graph.named_by(store) if down else {}
+
+    def grow(node: graph.Node, parent: Tree | None) -> Tree:
+        label = _run_label(store, node, data_sets.get(node.path), named_by.get(node.path, {}))
+        branch = parent.add(label) if parent else Tree(label)
+        for shard in data_sets.get(node.path, {}).get("listed", []) if node.next is not None else []:
+            branch.add(Text(f"{shard['shard']}  sha256 {shard['sha256'] or '- (missing)'}  {shard['uri']}"))
+        for other in node.next or []:
+            grow(other, branch)
+        return branch
+
+    console = Console(width=None if sys.stdout.isatty() else A_LINE_EACH)
+    console.print(grow(graph.tree(path, edges), None), highlight=False)
+
+
+def _run_label(store: Store, node: graph.Node, data_set: dict[str, Any] | None, named_by: dict[str, list[str]]) -> Text:
+    stage, folder = node.path.split("/")[1], Text(node.path)
+    if node.next is None:
+        return Text.assemble((stage, "bold"), "  ", folder, ("  (see above)", "dim"))
+    run = runs.find(store, node.path)
+    lines = [Text.assemble((stage, "bold"), "  ", folder)]
+    lines.append(Text(_how_made(run), "dim") if run else Text("not in the store any more", "red"))
+    if data_set:
+        told = "{role} {dataset} · {uri} · shards {shards:,} · samples {samples:,} · sha256 {sha256}".format(**data_set)
+        lines.append(Text(told))
+    for study, dag_runs in named_by.items():
+        lines.append(Text(f"named by study {study}: {', '.join(dag_runs)}"))
+    return Text("\n").join(lines)
+
+
+def _how_made(run: runs.Run) -> str:
+    """By which code, where, when, in how long, and on whose order."""
+    who = [_several(maker.get(name) for maker in run.who) for name in ("code_version", "image", "host")]
+    device = _several(facts.get("device") for facts in run.facts)
+    asked = " ".join(str(run.lineage[name]) for name in ("dag_id", "dag_run", "task_id") if name in run.lineage)
+    when = f"{run.started:%Y-%m-%d %H:%M:%S} UTC, {run.seconds:,.1f} s"
+    return " · ".join(filter(None, [*who, device, when, asked or "by simgap run"]))
+
+
+def _several(values: Iterable[object]) -> str:
+    return ", ".join(sorted({str(value) for value in values if value}))
 
 
 def _openable(store: Store, path: str) -> str:
