@@ -37,7 +37,7 @@ class ProcessUnit(BaseOperator):
         first, *others = (run.rpartition("/")[2] for run in self.job["runs"])
         more = f" and {len(others)} more" if others else ""
         context["unit_name"] = f"{first}{more} unit {self.job['unit']}"
-        teller = Teller(context, self.group)
+        teller = Teller(context, self.group, self.job["runs"])
         with teller.failures():
             last_lines = self._run(context, teller)
             self._check(last_lines)

@@ -47,7 +47,7 @@ def plan(name: str, part: str | None, group: str, resolved: str, upstream: list[
     with teller.failures():
         from simgap import flow, store
 
-        planned = flow.plan(store.Store.from_environment(), resolved, name, part, runs)
+        planned = flow.plan(store.Store.from_environment(), resolved, name, part, runs, teller.lineage)
     context["ti"].xcom_push("plan", {"planned": planned, "upstream": runs})
     teller.tell("plan", jobs=len(planned["jobs"]), requests=planned["requests"], done=planned["done"])
     return planned["jobs"]
@@ -57,12 +57,11 @@ def plan(name: str, part: str | None, group: str, resolved: str, upstream: list[
 def commit(group: str, plan: dict[str, Any]) -> Runs:
     """Commits what the units did, also when there was nothing to do; returns upstream's runs and these."""
     context: Any = get_current_context()
-    ti, teller = context["ti"], Teller(context, group)
-    lineage = {"dag_id": ti.dag_id, "dag_run": ti.run_id, "task_id": f"{group}.units"}
+    teller = Teller(context, group, plan["planned"]["requests"].values())
     with teller.failures():
         from simgap import flow, store
 
-        done = flow.commit(store.Store.from_environment(), plan["planned"], lineage)
+        done = flow.commit(store.Store.from_environment(), plan["planned"], teller.lineage)
     teller.tell("commit", line=done["line"], seconds=done["seconds"])
     return plan["upstream"] | done["runs"]
 

@@ -1,6 +1,6 @@
 """What a task tells the feed, and how its failures end it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,15 @@ from simgap.errors import SimgapError, StoreFailed
 
 
 class Teller:
-    """A task's voice in the feed of its DAG run."""
+    """A task's voice in the feed of its DAG run; where it fails for good, the runs that it does have failed."""
 
-    def __init__(self, context: Any, group: str) -> None:
-        self._ti, self._group = context["ti"], group
+    def __init__(self, context: Any, group: str, runs: Iterable[str] = ()) -> None:
+        self._ti, self._group, self._runs = context["ti"], group, list(runs)
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Who asks for the runs of this stage."""
+        return {"dag_id": self._ti.dag_id, "dag_run": self._ti.run_id, "task_id": f"{self._group}.units"}
 
     def tell(self, kind: str, **facts: Any) -> None:
         feed.tell(self._ti.dag_id, self._ti.run_id, kind, group=self._group, **facts)
@@ -42,4 +47,9 @@ class Teller:
         return self._ti.try_number > self._ti.max_tries
 
     def _failed(self, error: Exception, final: bool) -> None:
-        self.tell("failed", message=str(error) or type(error).__name__, final=final)
+        message = str(error) or type(error).__name__
+        self.tell("failed", message=message, final=final)
+        if final and self._runs:
+            from simgap import events, store
+
+            events.fail(store.Store.from_environment(), self._runs, message, self.lineage)

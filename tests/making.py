@@ -147,10 +147,11 @@ def run_study(store: Store, file: Path, dag_run: str = "manual__1", until: str |
     for stage, part in steps.STEPS:
         if stage == "report":  # an audit's report has its own tests
             break
-        plan = flow.plan(store, made.resolved, stage, part, made.roles)
+        asked = {"dag_id": "study", "dag_run": dag_run, "task_id": stage}
+        plan = flow.plan(store, made.resolved, stage, part, made.roles, asked)
         for job in plan["jobs"]:
             worker.do_unit(store, job["runs"], job["unit"])
-        made.roles |= flow.commit(store, plan, {"dag_id": "study", "dag_run": dag_run, "task_id": stage})["runs"]
+        made.roles |= flow.commit(store, plan, asked)["runs"]
         made.jobs[stage, part] = len(plan["jobs"])
         if (stage, part) == (until, None):
             return made

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simgap import catalog, show, sql, store_cli, worker
+from simgap import catalog, events, runs, show, sql, store_cli, worker
 from simgap import lineage as graph
 from simgap.again import again as do_again
 from simgap.errors import SimgapError, StoreFailed
@@ -47,7 +47,7 @@ def run(
         worker.do_unit(store, paths, unit)
     else:
         for path in paths:
-            print(f"{path}: committed, {worker.do_run(store, path).counts.done:,} done")
+            print(f"{path}: committed, {_done(store, path).counts.done:,} done")
 
 
 @app.command(name="sql")
@@ -144,6 +144,15 @@ def _show_again(store: Store, paths: list[str]) -> None:
             err.print(f"{path}: {name} was {then}, is {now}", highlight=False, soft_wrap=True)
     if differs:
         raise SimgapError("done again, it does not hold the same")
+
+
+def _done(store: Store, path: str) -> runs.Run:
+    """A run, done as far as it was missing."""
+    request = worker.load_request(store, path)
+    if done := runs.find(store, path):
+        return done
+    with events.told(store, request):
+        return worker.do_run(store, path)
 
 
 def _folder(request: str) -> str:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from simgap import catalog, runs, steps, summary
+from simgap import catalog, events, runs, steps, summary
 from simgap import study as studies
 from simgap.errors import SimgapError
 from simgap.request import Frozen, Request
@@ -47,8 +47,10 @@ def resolve(store: Store, study_file: Path, dag_run: str, parameters: dict[str, 
     return path
 
 
-def plan(store: Store, resolved: str, stage: str, part: str | None, runs_so_far: Roles) -> dict[str, Any]:
-    """Writes the requests that are not there yet, and says which units are missing."""
+def plan(
+    store: Store, resolved: str, stage: str, part: str | None, runs_so_far: Roles, lineage: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes the requests that are not there yet, and says which units are missing; `lineage` is who asks, as in `commit`."""
     study = studies.Study.model_validate_json(store.get(resolved))
     requests = steps.STEPS[stage, part](study, steps.Known(store, runs_so_far))
     done = [role for role, request in requests.items() if runs.find(store, request.path)]
@@ -56,15 +58,20 @@ def plan(store: Store, resolved: str, stage: str, part: str | None, runs_so_far:
     coarser = _coarser(store, todo)
     for request in todo:
         runs.begin(store, request, coarser)
+    events.start(store, todo, lineage or {})
     paths = {role: request.path for role, request in requests.items()}
     return Plan(stage=stage, part=part, requests=paths, jobs=list(_jobs(store, todo)), done=done).model_dump()
 
 
 def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any]) -> dict[str, Any]:
     """Commits a stage's runs once all their units are there; returns them by role, a line for people, and the time."""
-    stage = Plan(**plan)
-    made = {role: runs.commit(store, _request(store, path), lineage) for role, path in stage.requests.items()}
-    fresh = [run for role, run in made.items() if role not in stage.done]
+    stage, made = Plan(**plan), {}
+    try:
+        for role, path in stage.requests.items():
+            made[role] = runs.commit(store, _request(store, path), lineage)
+    finally:  # one that cannot be committed leaves those before it committed
+        fresh = [run for role, run in made.items() if role not in stage.done]
+        events.complete(store, fresh, lineage)
     return {
         "runs": stage.requests,
         "line": summary.line(store, stage.stage, list(made.values())),

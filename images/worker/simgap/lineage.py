@@ -44,7 +44,7 @@ def sources(store: Store, path: str) -> list[str]:
     run = runs.find(store, path)
     if run is None:
         return []
-    fetched = {_run_of(place) for _, place in _listed(store, run)}
+    fetched = {run_of(store, place) for _, place in _listed(store, run)}
     return sorted({*run.inputs, *filter(None, fetched)})
 
 
@@ -73,6 +73,12 @@ def named_by(store: Store) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def run_of(store: Store, place: str) -> str | None:
+    """The folder of the run that a path or URL is in, by its name alone."""
+    found = RUN_FOLDER.match(place.removeprefix(store.root + "/"))
+    return found[0] if found else None
+
+
 def resolve(store: Store, what: str, study: str | None = None) -> str:
     """The folder of the run that is meant: by its folder, a file in it, a shard that it read, or the name of a split or
     checkpoint in the latest finished DAG run of a study.
@@ -80,7 +86,7 @@ def resolve(store: Store, what: str, study: str | None = None) -> str:
     Raises SimgapError when there is none, or more than one.
     """
     place = _relative(store, what)
-    if folder := _run_of(place):
+    if folder := run_of(store, place):
         return _existing(store, folder)
     latest = _latest_roles(store, study)
     found = _named(latest, what) | _read_from(store, place, latest if study else None)
@@ -128,11 +134,6 @@ def _relative(store: Store, place: str) -> str:
         absolute = Path(place).absolute()
         return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else place
     return place
-
-
-def _run_of(place: str) -> str | None:
-    found = RUN_FOLDER.match(place)
-    return found[0] if found else None
 
 
 def _existing(store: Store, folder: str) -> str:
