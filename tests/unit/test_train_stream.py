@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import Members, committed, pairs, put_pool
+from making import NOTHING, Members, committed, pairs, put_pool
 
 from simgap import requests, runs, study, worker
 from simgap.errors import SimgapError
@@ -18,6 +19,7 @@ from simgap.kernels.order import pieces
 from simgap.request import Input
 from simgap.shards import read_samples
 from simgap.stages.stream import Plan, Shard, record_path, write_part
+from simgap.stages.train import arguments, make_plan
 from simgap.store import Store
 from simgap.task import Task
 
@@ -156,6 +158,18 @@ def asked(store: Store, training: study.Training, left_out: int = 7) -> requests
     return requests.Train(name="most-0", split=members, split_name="most", samples=samples, training=training, seed=0)
 
 
+def test_a_plans_shards_are_in_the_order_of_its_members(store):
+    shards, each = 300, 2
+    rows = [f"{n // each:05d}" for n in range(shards * each)]
+    members = pa.table(
+        {"dataset": ["a"] * len(rows), "shard": rows, "sample_id": range(len(rows)), "source": rows, "uri": rows}
+        | {name: [sha256(row.encode()).hexdigest() for row in rows] for name in ("etag", "sha256")}
+    )
+    request = requests.Train(name="x", split=NOTHING, split_name="x", samples=[], training=TRAINING, seed=0)
+    plan = make_plan(store, request, members)
+    assert [(shard.uri, shard.members) for shard in plan.shards] == [(f"{n:05d}", each) for n in range(shards)]
+
+
 def trained(store: Store, request: requests.Train) -> runs.Run:
     runs.begin(store, request)
     return worker.do_run(store, request.path)
@@ -220,7 +234,6 @@ def test_a_shard_damaged_after_ingest_ends_the_training_in_one_line(store, weigh
 
 def test_an_image_that_does_not_decode_ends_the_training(pool, tmp_path, weights):
     from simgap.stages import open_clip_training
-    from simgap.stages.train import arguments
 
     plan = planned(pool, [(0, n) for n in range(6)], 8)
     plan.save(tmp_path)

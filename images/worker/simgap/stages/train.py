@@ -76,6 +76,7 @@ def make_plan(store: Store, request: requests.Train, members: pa.Table) -> Plan:
     shards = (
         members.group_by(["dataset", "shard", "uri", "etag", "sha256"], use_threads=False)
         .aggregate([("sample_id", "count")])
+        .sort_by([("dataset", "ascending"), ("shard", "ascending")])  # as in MEMBERS: groups come in any order
         .to_pylist()
     )
     return Plan(
