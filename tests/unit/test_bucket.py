@@ -9,7 +9,7 @@ from making import Made, put_data, run_study
 from moto_bucket import served
 
 from simgap import catalog
-from simgap.errors import Missing, SimgapError
+from simgap.errors import Changed, Missing, SimgapError
 from simgap.store import Store
 
 
@@ -38,6 +38,22 @@ def test_objects_are_put_once_listed_and_read_in_parts(bucket: Store, tmp_path: 
     bucket.delete("x/once")
     with pytest.raises(Missing, match=r"^s3://shards/of/simgap/x/once: no such object$"):
         bucket.get("x/once")
+
+
+def test_what_is_read_is_of_one_version(bucket: Store, tmp_path: Path) -> None:
+    bucket.put("y", b"1" * (3 << 20))
+    etag = bucket.head("y").etag
+    with bucket.reader("y") as file:
+        assert file.read(5) == b"11111"
+        bucket.put("y", b"2" * (3 << 20))
+        with pytest.raises(Changed, match=r"^s3://shards/of/simgap/y: changed while it was read; start again$"):
+            file.read()
+    with pytest.raises(Changed), bucket.reader("y", etag) as file:
+        file.read(1)
+    with pytest.raises(Changed):
+        bucket.download("y", tmp_path / "y", etag)
+    bucket.download("y", tmp_path / "y", bucket.head("y").etag)
+    assert (tmp_path / "y").read_bytes() == b"2" * (3 << 20)
 
 
 def test_a_buckets_root_is_listed(bucket: Store) -> None:

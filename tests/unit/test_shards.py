@@ -2,10 +2,12 @@
 
 import io
 import tarfile
+from contextlib import suppress
 from hashlib import sha256
 
 import pytest
 import webdataset
+from corpus import odd_tars
 from hypothesis import given
 from hypothesis import strategies as st
 from making import tar
@@ -22,6 +24,7 @@ SAMPLES = [
     ("c.txt", b"3"),
 ]
 WHOLE = tar(SAMPLES)
+BEHIND = "more lies behind the tar's end, where no reader looks: another tar, or garbage"
 
 
 def read(data: bytes) -> list[tuple[int, str, dict[str, bytes]]]:
@@ -36,7 +39,7 @@ def until_broken(data: bytes) -> tuple[list[tuple[int, str, dict[str, bytes]]], 
     return found, str(broken.value)
 
 
-folders = st.sampled_from(["", "x/", "x.y/", "./z/"])
+folders = st.sampled_from(["", "x/", "x.y/", "./z/", "x/.", "x/._", "y\nz/"])
 keys = st.text("ab1_", min_size=1, max_size=3)
 suffixes = st.sampled_from(["png", "PNG", "txt", "json", "seg.png", "a.b", "cls"])
 names = st.builds("{}{}.{}".format, folders, keys, suffixes) | st.sampled_from(["._a.png", "README"])
@@ -47,7 +50,7 @@ def test_members_are_grouped_as_webdataset_groups_them(members):
     data = tar([(name, name.encode()) for name in members])
     files = tariterators.tar_file_iterator(io.BytesIO(data))
     grouped = tariterators.group_by_keys({**file, "__url__": ""} for file in files)
-    expected = [(s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")}) for s in grouped]
+    expected = [(s["__key__"], {k: v for k, v in s.items() if k not in ("__key__", "__url__")}) for s in grouped]
     assert [(key, parts) for _, key, parts in read(data)] == expected
 
 
@@ -80,21 +83,59 @@ def test_long_names_are_read():
     assert read(tar([(f"{name}.txt", b"x")])) == [(0, name, {"txt": b"x"})]
 
 
-@pytest.mark.parametrize("length", range(0, len(WHOLE), 512))
-def test_a_tar_cut_anywhere_breaks_after_whole_samples(length):
-    whole = read(WHOLE)
-    end = next(n for n in range(len(WHOLE), 0, -512) if WHOLE[n - 512 : n].strip(b"\0"))
-    if length >= end + 1024:  # no more than padding after the end's two blocks is missing
-        assert read(WHOLE[:length]) == whole
+def laid_out(members: list[tuple[str, bytes]]) -> tuple[bytes, list[range]]:
+    """A tar, and where its headers are; after the last one's data come the end's two blocks and padding."""
+    headers, start = [], 0
+    for _, data in members:
+        headers.append(range(start, start + 512))
+        start += 512 + -(-len(data) // 512) * 512
+    return tar(members), [*headers, range(start, start + 1024)]
+
+
+contents = st.binary(max_size=600) | st.sampled_from([b"", bytes(512), bytes(1024)])
+tars = st.lists(st.tuples(names, contents), max_size=8).map(laid_out)
+
+
+@given(tars, st.data())
+def test_a_tar_cut_anywhere_yields_whole_samples_and_breaks(tar_and_headers, data):
+    whole, headers = tar_and_headers
+    length = data.draw(st.integers(0, len(whole)))
+    if length >= headers[-1].stop:  # only padding after the end's two blocks is missing
+        assert read(whole[:length]) == read(whole)
         return
-    found, _ = until_broken(WHOLE[:length])
-    assert found == whole[: len(found)]
+    found, _ = until_broken(whole[:length])
+    assert found == read(whole)[: len(found)]
 
 
-@pytest.mark.parametrize("length", [100, 600, 1300, 2600])
-def test_a_tar_cut_within_a_block_breaks(length):
-    found, _ = until_broken(WHOLE[:length])
-    assert found == read(WHOLE)[: len(found)]
+@given(tars, st.data())
+def test_a_flipped_byte_in_a_header_breaks_the_tar_there_and_one_in_contents_changes_them_alone(tar_and_headers, data):
+    """A tar has checksums of its headers, not of what they lead to: ingest's sha256 of a shard is for those."""
+    whole, headers = tar_and_headers
+    place, flip = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    flipped = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
+    expected = read(whole)
+    if place >= headers[-1].stop:
+        assert until_broken(flipped) == (expected, BEHIND)
+    elif any(place in header for header in headers):
+        try:
+            assert read(flipped) == expected  # a byte that says nothing, such as a blank after the checksum
+        except BrokenShard:
+            found, _ = until_broken(flipped)
+            assert found == expected[: len(found)]
+    else:
+        shapes = [
+            [(p, key, {k: len(v) for k, v in parts.items()}) for p, key, parts in s] for s in (read(flipped), expected)
+        ]
+        assert shapes[0] == shapes[1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=20), st.sampled_from(sorted(odd_tars())))
+def test_any_damage_ends_in_samples_or_a_broken_shard(changes, name):
+    damaged = bytearray(odd_tars()[name])
+    for place, value in changes:
+        damaged[place] = value
+    with suppress(BrokenShard):
+        read(bytes(damaged))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class Verify(Request):
 class Train(Request):
     """A CLIP model trained on a split by open_clip's own program: tables checkpoints, training_log, exposures."""
 
-    stage, revision = "train", 1
+    stage, revision = "train", 2
     split: Input
     split_name: str
     samples: list[Input]

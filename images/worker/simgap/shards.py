@@ -65,6 +65,7 @@ def read_samples(shard: BinaryIO) -> Iterator[Sample]:
         sample.parts[suffix] = data
     if sample is not None:
         yield sample
+    _refuse_more(shard)
 
 
 def _members(shard: BinaryIO) -> Iterator[tuple[str, bytes]]:
@@ -84,6 +85,10 @@ def _members(shard: BinaryIO) -> Iterator[tuple[str, bytes]]:
         raise BrokenShard(f"not a whole tar: {error}") from error
     if shard.read(len(END_OF_ARCHIVE)) != END_OF_ARCHIVE:
         raise BrokenShard("the shard's end is missing")
+
+
+def _refuse_more(shard: BinaryIO) -> None:
+    """After a tar's end there is nothing but padding."""
     while block := shard.read(BLOCK_BYTES):
         if block.count(0) != len(block):
             raise BrokenShard("more lies behind the tar's end, where no reader looks: another tar, or garbage")
