@@ -31,7 +31,8 @@ def overwrite(store: Store) -> None:
 
 @pytest.fixture(autouse=True)
 def read_in_small_parts(monkeypatch):
-    monkeypatch.setattr("simgap.store.READ_AHEAD_BYTES", 2048)
+    monkeypatch.setattr("simgap.store.BLOCK_BYTES", 2048)
+    monkeypatch.setattr("simgap.store.BUFFER_BYTES", 2048)
 
 
 @pytest.fixture
@@ -142,11 +143,11 @@ def test_ingest_never_takes_a_shard_that_changes_while_it_is_copied(store, tmp_p
 
 def test_a_file_written_to_while_it_is_copied_is_told(store):
     store.put(SHARD, OLD)
-    chunks = store._chunks(SHARD, store.head(SHARD).etag)
-    assert next(chunks)
-    overwrite(store)
-    with pytest.raises(Changed, match=r"a/00000\.tar: changed while it was read"):
-        list(chunks)
+    with store.reader(SHARD, store.head(SHARD).etag) as file:
+        assert file.read(1)
+        overwrite(store)
+        with pytest.raises(Changed, match=r"a/00000\.tar: changed while it was read"):
+            file.read()
 
 
 def test_a_rows_etag_is_of_the_bytes_that_ingest_read(store):

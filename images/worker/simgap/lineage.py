@@ -1,7 +1,7 @@
 """Where does it come from, and what was made from it? The graph of runs, read from run.json and request.json alone."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -166,7 +166,14 @@ class Store:
     def _block(self, there: Entry, start: int, end: int, etag: str | None) -> memoryview:
         """Bytes of an object as it was seen, or with the etag that it should have."""
         options: GetOptions = {"range": (start, min(end, there.size)), "if_match": etag or there.etag}
-        return self._do(there.path, lambda store, place: memoryview(obstore.get(store, place, options=options).bytes()))
+
+        def read(store: Place, place: str) -> memoryview:
+            data = memoryview(obstore.get(store, place, options=options).bytes())
+            if isinstance(store, LocalStore) and obstore.head(store, place)["e_tag"] != options["if_match"]:
+                raise PreconditionError("a file may be written to while it is read")
+            return data
+
+        return self._do(there.path, read)
 
     def _do(self, uri: str, action: Callable[[Place, str], Result]) -> Result:
         """One operation, tried again as long as its failure may pass."""
