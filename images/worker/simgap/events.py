@@ -36,6 +36,7 @@ JOBS = "simgap"
 """The namespace of jobs: `<stage>/<name>`, and the DAGs that asked for them."""
 SECONDS_FOR_AN_EVENT = 5
 """How long a stage waits for a backend to take an event before it goes on, and tells of no more."""
+THREAD = "openlineage"
 SETTINGS = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT", "OPENLINEAGE__TRANSPORT__TYPE")
 Asked = dict[str, Any]
 """The DAG run that asked for a run: dag_id and dag_run; empty where none did."""
@@ -99,39 +100,47 @@ def namespace(url: str) -> str:
 
 
 def _tell(events: Iterator["RunEvent"]) -> None:
-    """Makes and sends events in a thread of its own: a transport tries again for minutes where nobody answers."""
+    """Makes and sends events in a thread of its own: a transport tries for longer than a stage should wait."""
     if not configured():
         return
-    sent: SimpleQueue[bool] = SimpleQueue()
-    Thread(target=_send, args=(events, sent), daemon=True).start()
+    answers: SimpleQueue[bool | Exception] = SimpleQueue()
+    Thread(target=_send, args=(events, answers), name=THREAD, daemon=True).start()
     try:
-        while sent.get(timeout=SECONDS_FOR_AN_EVENT):
+        while (answer := answers.get(timeout=SECONDS_FOR_AN_EVENT)) is True:
             pass
     except Empty:
-        log.warning("OpenLineage: no answer in %d s; went on, and events may be lost", SECONDS_FOR_AN_EVENT)
+        answer = TimeoutError(f"no answer within {SECONDS_FOR_AN_EVENT} s")
+    if answer:
+        log.warning("OpenLineage: events are lost: %s", answer)
 
 
-def _send(events: Iterator["RunEvent"], sent: "SimpleQueue[bool]") -> None:
-    """Puts True for each event that is on its way, and False at the end."""
+def _send(events: Iterator["RunEvent"], answers: "SimpleQueue[bool | Exception]") -> None:
+    """Answers True for each event that was sent; then False, or what went wrong."""
     try:
         client = _client()
         for event in events:
             client.emit(event)
-            sent.put(True)
+            answers.put(True)
         client.close(SECONDS_FOR_AN_EVENT)
+        answers.put(False)
     except Exception as error:
-        log.warning("OpenLineage: events are lost: %s", error)
-    sent.put(False)
+        answers.put(error)
 
 
 def _client() -> "OpenLineageClient":
     from openlineage.client import OpenLineageClient, facet_v2
 
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
     facet_v2.set_producer(_producer())
     client = OpenLineageClient()
     if not (os.environ.get("OPENLINEAGE_URL") or (client.config.transport or {}).get("type")):
         raise SimgapError("its configuration names no transport")
     return client
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Leaves out each time that sending is tried again: what came of it is one line."""
+    return record.threadName != THREAD
 
 
 def _producer() -> str:
