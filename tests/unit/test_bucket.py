@@ -8,7 +8,7 @@ import pytest
 from making import Made, put_data, run_study
 from moto_bucket import served
 
-from simgap import catalog
+from simgap import catalog, lineage
 from simgap.errors import Changed, Missing, SimgapError
 from simgap.store import Store
 
@@ -68,6 +68,18 @@ def test_an_audit_in_a_bucket_finds_what_one_in_a_folder_finds(bucket: Store, au
         asked = f"select * exclude (run) from audit.{table} order by all"
         rows = catalog.ask(bucket, asked)
         assert rows.num_rows and rows == catalog.ask(folder, asked), table
+
+
+def test_lineage_in_a_bucket_reaches_every_shard(bucket: Store, audited: Made) -> None:
+    folder = bucket.url(audited.roles["split/pruned"])
+    edges = lineage.up(bucket, lineage.resolve(bucket, f"{folder}/request.json"))
+    found = lineage.data_sets(bucket, edges, shards=True)
+    rows = catalog.ask(bucket, "select distinct dataset, shard, sha256 from audit.shards").to_pylist()
+    assert {(s["dataset"], s["shard"], s["sha256"]) for row in found.values() for s in row["listed"]} == {
+        (row["dataset"], row["shard"], row["sha256"]) for row in rows
+    }
+    assert lineage.resolve(bucket, "s3://shards/of/simgap/b/00000.tar") == audited.roles["ingest/b"]
+    assert audited.roles["split/pruned"] in lineage.down(bucket, audited.roles["ingest/b"])
 
 
 def test_splits_are_exported_from_a_bucket(bucket: Store, audited: Made) -> None:

@@ -37,8 +37,8 @@ def offences(files: Iterator[Path], forbidden: set[str]) -> list[str]:
 
 
 def light_modules() -> set[str]:
-    """What flow and show bring in: the light part as it is, not as a list says it is."""
-    code = "import simgap.flow, simgap.show, sys; print(*[m for m in sys.modules if m.startswith('simgap')])"
+    """What flow, show and checks bring in: the light part as it is, not as a list says it is."""
+    code = "import simgap.checks, simgap.flow, simgap.show, sys; print(*[m for m in sys.modules if m.startswith('simgap')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 

@@ -54,8 +54,9 @@ def tree(path: str, edges: Edges) -> Node:
 
 
 def data_sets(store: Store, paths: Iterable[str], *, shards: bool) -> dict[str, dict[str, Any]]:
-    """Rows of the catalog's `datasets` by ingest run, each with its rows of `shards`, if asked for, under that name."""
-    with catalog.connect(store, [path for path in paths if path.startswith("runs/ingest/")]) as connection:
+    """Rows of the catalog's `datasets` by ingest run, each with its rows of `shards`, if asked for, as `listed`."""
+    ingested = [path for path in paths if path.startswith("runs/ingest/") and runs.find(store, path)]
+    with catalog.connect(store, ingested) as connection:
         rows = connection.sql("from datasets").to_arrow_table().to_pylist()
         listed = connection.sql("from shards order by shard").to_arrow_table().to_pylist() if shards else []
     found = {row["run"]: row | {"listed": []} for row in rows}
