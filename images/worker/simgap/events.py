@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -57,14 +56,27 @@ class Held:
     place: str | None = None
 
 
-def start(store: Store, requests: Iterable[Request], asked: Asked) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """Tables with the same columns: a stage's revision writes a table in one way, and a study has one encoder. So one of
+    them is looked into, and not each of the hundreds that a report reads."""
+
+    stage: str
+    revision: int
+    table: str
+    example: str = field(compare=False)
+
+
+def start(store: Store, requests: list[Request], asked: Asked) -> None:
     """Tells that runs begin."""
-    _tell(_event(store, "START", request, asked) for request in requests)
+    if requests:
+        _tell(_event(store, "START", request, asked) for request in requests)
 
 
-def complete(store: Store, made: Iterable[Run], asked: Asked) -> None:
+def complete(store: Store, made: list[Run], asked: Asked) -> None:
     """Tells what committed runs hold."""
-    _tell(_event(store, "COMPLETE", _request(store, run.run), asked, made=run) for run in made)
+    if made:
+        _tell(_event(store, "COMPLETE", _request(store, run.run), asked, made=run) for run in made)
 
 
 def fail(store: Store, paths: Iterable[str], message: str, asked: Asked) -> None:
@@ -87,9 +99,9 @@ def told(store: Store, request: Request) -> Iterator[None]:
 
 def configured() -> bool:
     """Whether anything says where events go: the library alone would print them."""
-    files = (Path("openlineage.yml"), Path.home() / ".openlineage" / "openlineage.yml")
+    files = ("openlineage.yml", os.path.expanduser("~/.openlineage/openlineage.yml"))
     disabled = os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() == "true"
-    return not disabled and (any(map(os.environ.get, SETTINGS)) or any(file.is_file() for file in files))
+    return not disabled and (any(map(os.environ.get, SETTINGS)) or any(map(os.path.isfile, files)))
 
 
 def namespace(url: str) -> str:
@@ -215,7 +227,8 @@ def _read(store: Store, request: Request, made: Run | None) -> Iterator[Held]:
         yield from _held(store, runs.load(store, path))
     if isinstance(request, Ingest):
         files = [*request.shards, *request.labels, *request.records]
-        fetched = {file.uri: run for file in files if (run := lineage.run_of(store, file.uri))}
+        places = [file.uri.removeprefix(store.root + "/") for file in files]
+        fetched = {place: run for place in places if (run := lineage.run_of(store, place))}
         for run in sorted(set(fetched.values())):
             yield from (held for held in _held(store, runs.load(store, run)) if held.place in fetched)
         if not fetched:
@@ -228,7 +241,7 @@ def _held(store: Store, run: Run) -> Iterator[Held]:
     for name, parts in run.tables.items():
         yield Held(
             ours, f"{run.run}/{name}", runs.content_of({name: parts}, {}), sum(part.bytes for part in parts),
-            len(parts), sum(part.rows for part in parts), _columns(store, name, parts[0].path),
+            len(parts), sum(part.rows for part in parts), _columns(store, Kind(run.stage, run.revision, name, parts[0].path)),
         )  # fmt: skip
     for name, file in run.files.items():
         yield Held(ours, f"{run.run}/{name}", file.sha256, file.bytes, 1, place=file.path)
@@ -248,12 +261,12 @@ def _data_set(store: Store, request: Ingest, made: Run | None) -> Held:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=4096)  # a table is an output once, and an input of many
-def _columns(store: Store, table: str, path: str) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def _columns(store: Store, kind: Kind) -> dict[str, str]:
     """A parquet file's columns and types, in the catalog's order where the catalog has the table."""
-    with store.reader(path) as file:
+    with store.reader(kind.example) as file:
         found = {field.name: str(field.type) for field in pq.read_schema(file)}
-    order = next((list(t.columns) for t in schema.tables() if t.name == table), [])
+    order = next((list(t.columns) for t in schema.tables() if t.name == kind.table), [])
     return {name: found[name] for name in sorted(found, key=lambda name: order.index(name) if name in order else -1)}
 
 

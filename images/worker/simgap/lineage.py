@@ -92,7 +92,9 @@ def resolve(store: Store, what: str, study: str | None = None) -> str:
     latest = _latest_roles(store, study)
     found = _named(latest, what) | _read_from(store, place, latest if study else None)
     if not found:
-        raise SimgapError(f"{what}: no run's folder, no shard, and no split or checkpoint {_of(latest, study)}")
+        raise SimgapError(
+            f"{what}: no run's folder, no shard, and no split or checkpoint of {study or 'any study'}; there are: {_few(_names(latest))}"
+        )
     if len(found) > 1:
         told = ", ".join(f"{run} ({', '.join(whose)})" if whose else run for run, whose in sorted(found.items()))
         raise SimgapError(f"{what}: could be {told}; give a run's folder, or the study with --study")
@@ -173,10 +175,10 @@ def _read_from(store: Store, place: str, of: dict[str, dict[str, str]] | None) -
     return {run.run: [] for run in ingested if any(place in names for names in _listed(store, run))}
 
 
-def _of(latest: dict[str, dict[str, str]], study: str | None) -> str:
+def _names(latest: dict[str, dict[str, str]]) -> list[str]:
+    """The names of all splits and checkpoints."""
     named = (role.split("/", 1) for roles in latest.values() for role in roles if "/" in role)
-    there = sorted({name for stage, name in named if stage in ("split", "train")})
-    return f"of {study or 'any study'}; there are: {_few(there)}"
+    return sorted({name for stage, name in named if stage in ("split", "train")})
 
 
 def _few(names: list[str]) -> str:

@@ -82,20 +82,21 @@ def lineage(store: Store, path: str, *, down: bool, shards: bool) -> None:
     data_sets = graph.data_sets(store, edges, shards=shards)
     named_by = graph.named_by(store) if down else {}
 
-    def grow(node: graph.Node, parent: Tree | None) -> Tree:
-        label = _run_label(store, node, data_sets.get(node.path), named_by.get(node.path, {}))
+    def grow(node: graph.Node, parent: Tree | None = None) -> Tree:
+        data_set = data_sets.get(node.path, {})
+        label = _run_label(store, node, data_set, named_by.get(node.path, {}))
         branch = parent.add(label) if parent else Tree(label)
-        for shard in data_sets.get(node.path, {}).get("listed", []) if node.next is not None else []:
+        for shard in data_set.get("listed", ()) if node.next is not None else ():
             branch.add(Text(f"{shard['shard']}  sha256 {shard['sha256'] or '- (missing)'}  {shard['uri']}"))
-        for other in node.next or []:
+        for other in node.next or ():
             grow(other, branch)
         return branch
 
     console = Console(width=None if sys.stdout.isatty() else A_LINE_EACH)
-    console.print(grow(graph.tree(path, edges), None), highlight=False)
+    console.print(grow(graph.tree(path, edges)), highlight=False)
 
 
-def _run_label(store: Store, node: graph.Node, data_set: dict[str, Any] | None, named_by: dict[str, list[str]]) -> Text:
+def _run_label(store: Store, node: graph.Node, data_set: dict[str, Any], named_by: dict[str, list[str]]) -> Text:
     stage, folder = node.path.split("/")[1], Text(node.path)
     if node.next is None:
         return Text.assemble((stage, "bold"), "  ", folder, ("  (see above)", "dim"))
