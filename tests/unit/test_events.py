@@ -148,14 +148,17 @@ def test_an_ingest_reads_its_data_set_where_that_lies(heard):
     assert before["name"] == "a" and "version" not in before["facets"]
 
 
-def test_an_ingest_of_fetched_data_reads_what_the_fetch_put_out(store, tmp_path, file):
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_ingest_of_fetched_data_reads_what_the_fetch_put_out(store, tmp_path, file, absolute):
     (tmp_path / "0.tar").write_bytes(b"a shard")
     icons = Icons(package="p", images={}, concepts=[], tests={})
     fetched = runs.load(
         store, committed(store, requests.Fetch(name="icons", icons=icons), {}, pool__0=tmp_path / "0.tar")
     )
     [shard] = fetched.files.values()
-    listed = requests.Shard(path="0.tar", uri=shard.path, size=shard.bytes, sha256=shard.sha256)
+    listed = requests.Shard(
+        path="0.tar", uri=store.url(shard.path) if absolute else shard.path, size=shard.bytes, sha256=shard.sha256
+    )
     events.start(store, [requests.Ingest(name="pool", role="pool", shards=[listed])], {})
     [read] = told(file)[0]["inputs"]
     assert read["name"] == f"{fetched.run}/pool.0" and read["facets"]["version"]["datasetVersion"] == shard.sha256

@@ -92,9 +92,8 @@ def resolve(store: Store, what: str, study: str | None = None) -> str:
     latest = _latest_roles(store, study)
     found = _named(latest, what) | _read_from(store, place, latest if study else None)
     if not found:
-        raise SimgapError(
-            f"{what}: no run's folder, no shard, and no split or checkpoint of {study or 'any study'}; there are: {_few(_names(latest))}"
-        )
+        there = f"of {study or 'any study'}; there are: {_few(_names(latest))}"
+        raise SimgapError(f"{what}: no run's folder, no shard, and no split or checkpoint {there}")
     if len(found) > 1:
         told = ", ".join(f"{run} ({', '.join(whose)})" if whose else run for run, whose in sorted(found.items()))
         raise SimgapError(f"{what}: could be {told}; give a run's folder, or the study with --study")
