@@ -16,6 +16,7 @@ REMARK = re.compile(r"__[^/]*__(/|$)")
 """What webdataset's writers say about the tar itself, in no sample."""
 END_OF_ARCHIVE = bytes(1024)
 LARGEST_MEMBER_BYTES = 1 << 30
+"""No image or caption is larger; a header that says so is damaged, or a bomb of holes."""
 BLOCK_BYTES = 1 << 20
 
 

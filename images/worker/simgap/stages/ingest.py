@@ -59,14 +59,8 @@ def _ingest_shard(task: Task[requests.Ingest], store: Store, shard: requests.Sha
     digest, size, etag, seen = None, 0, "", 0
 
     def fail(key: str | None, reason: str) -> None:
-        failure = {
-            "dataset": request.name,
-            "shard": shard.path,
-            "key": _text(key),
-            "stage": "ingest",
-            "reason": _text(reason),
-        }
-        failures.append(failure)
+        what = {"key": _text(key), "stage": "ingest", "reason": _text(reason)}
+        failures.append({"dataset": request.name, "shard": shard.path, **what})
 
     if shard.size is None:
         fail(None, f"no such shard: {shard.uri}")
