@@ -14,7 +14,7 @@ from simgap.check import check
 from simgap.requests import Report
 from simgap.store import Store
 
-BYTES_FLIPPED = 150
+BYTES_FLIPPED = 70
 
 
 def kept(store: Store) -> list[str]:

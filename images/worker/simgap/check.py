@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import file_digest
 
-from simgap import catalog, runs
+import pyarrow as pa
+
+from simgap import catalog, checks, runs
 from simgap.errors import Missing, SimgapError
 from simgap.runs import DagRun, File, Run, Table
 from simgap.store import BLOCKS_AT_ONCE, Store
@@ -102,6 +104,9 @@ def _catalog(store: Store) -> Iterator[str]:
             yield f"{catalog.PATH}: {GONE}; {anew}"
     elif not catalog.intact(store):
         yield f"{catalog.PATH}: {ALTERED}; {anew}"
-    else:
-        tables = catalog.stale(store)
+    elif tables := catalog.stale(store):
         yield from (f"{catalog.PATH}: table {table} does not hold what the runs say; {anew}" for table in tables)
+    else:
+        listed = [{"path": entry.path, "bytes": entry.size} for entry in store.list("runs")]
+        with catalog.open_for_reading(store) as connection:
+            yield from checks.wrong(connection, pa.Table.from_pylist(listed))
