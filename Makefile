@@ -28,7 +28,7 @@ lint: .venv/ready
 	@$(RUN)/pyright --pythonpath $(RUN)/python
 
 bench: .venv/ready  ## ratios, side by side in one run
-	@for bench in tests/bench/bench_*.py; do $(RUN)/python $$bench; done
+	@for bench in tests/bench/bench_*.py; do PYTHONPATH=tests:tests/store $(RUN)/python $$bench; done
 
 clean:  ## remove what was built; the store stays
 	@rm -rf .venv .simgap/uv
