@@ -254,6 +254,27 @@ def test_several_runs_given_together_are_done_by_what_they_share(store, does):
     assert calls == [["a1", "a2"], ["b1"]]
 
 
+def test_of_runs_given_together_one_that_fails_does_not_hold_the_others_back(store, does):
+    class Together(Toy):
+        def shares(self) -> str:
+            return "all"
+
+    def fails_on_zero(tasks, store):
+        for task in tasks:
+            if task.request.numbers == [0]:
+                raise SimgapError(f"{task.request.name}: has a zero")
+        square(tasks, store)
+
+    requests.BY_STAGE["toy"] = Together
+    asked = [Together(name=name, numbers=[n], reduces=False) for name, n in [("a", 1), ("b", 0), ("c", 2), ("d", 0)]]
+    does(fails_on_zero)
+    for request in asked:
+        runs.begin(store, request)
+    with pytest.raises(SimgapError, match=r"^b: has a zero\nd: has a zero$"):
+        worker.do_unit(store, [request.path for request in asked], 0)
+    assert [not runs.missing_units(store, request.path) for request in asked] == [True, False, True, False]
+
+
 class Stopped(Exception):
     pass
 

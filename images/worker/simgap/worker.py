@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pydantic import ValidationError
 
 from simgap import runs
-from simgap.errors import SimgapError
+from simgap.errors import SimgapError, StoreFailed
 from simgap.request import Request, Unit
 from simgap.requests import BY_STAGE, from_document
 from simgap.store import Store
@@ -64,6 +64,33 @@ def _do(store: Store, work: list[tuple[Request, Unit]]) -> None:
 
 
 def _do_together(store: Store, work: list[tuple[Request, Unit]]) -> None:
+    """Does units in one go; where that fails, each by itself, so that one does not hold the others back."""
+    try:
+        _do_at_once(store, work)
+    except StoreFailed:
+        raise
+    except Exception:
+        if len(work) == 1:
+            raise
+        _do_each(store, work)
+
+
+def _do_each(store: Store, work: list[tuple[Request, Unit]]) -> None:
+    """Raises at the end what went wrong: first what a later try may mend, then all that a person has to, a line each."""
+    failed: list[Exception] = []
+    for one in work:
+        try:
+            _do_at_once(store, [one])
+        except Exception as error:
+            failed.append(error)
+    for error in failed:
+        if isinstance(error, StoreFailed) or not isinstance(error, SimgapError):
+            raise error
+    if failed:
+        raise SimgapError("\n".join(map(str, failed)))
+
+
+def _do_at_once(store: Store, work: list[tuple[Request, Unit]]) -> None:
     with ExitStack() as stack:
         tasks = [Task(request, unit, store) for request, unit in work]
         for task in tasks:
