@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a unit has it; and threads of tests side by side wait for each other
 
 import pytest
-from making import AUDIT, MODEL, Made, put_data, run_study
+from making import AUDIT, MODEL, Made, labelled, put_data, put_test_set, put_trained_study, run_study
 
 from simgap.store import Store
 
@@ -60,3 +60,41 @@ def audit(finished_audit, tmp_path) -> tuple[Store, Made]:
     folder, made = finished_audit
     shutil.copytree(folder, tmp_path / "audit")
     return Store(f"file://{tmp_path}/audit"), made
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory) -> list[Path]:
+    """Two files of random weights of the model `tiny-test`."""
+    import open_clip
+    import torch
+
+    from simgap.stages import clip  # it has open_clip know the model  # noqa: F401
+
+    folder = tmp_path_factory.mktemp("tiny")
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(open_clip.create_model("tiny-test").state_dict(), folder / f"{seed}.pt")
+    return [folder / "0.pt", folder / "1.pt"]
+
+
+@pytest.fixture(scope="session")
+def two_studies_once(tmp_path_factory, tiny_weights) -> Path:
+    folder = tmp_path_factory.mktemp("two") / "store"
+    store = Store(f"file://{folder}")
+    put_test_set(store, "t", labelled(range(700, 712)))
+    put_test_set(store, "u", labelled(range(800, 806)))
+    put_trained_study(store, "one", {"whole": tiny_weights[0]}, ["t"])
+    put_trained_study(store, "two", {"cut": tiny_weights[1]}, ["t", "u"])
+    return folder
+
+
+@pytest.fixture
+def two_studies(two_studies_once, tmp_path) -> Store:
+    """Study `one` has checkpoint whole-0 and test set t, `two` has cut-0, the same t, and u; a copy of its own."""
+    shutil.copytree(two_studies_once, tmp_path / "two", copy_function=_linked)
+    return Store(f"file://{tmp_path}/two")
+
+
+def _linked(source: str, target: str) -> None:
+    """An object's etag has its file's number in it, so a copy would be another object."""
+    os.link(source, target)

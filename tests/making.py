@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from simgap import flow, runs, steps, worker
+from simgap import flow, runs, schema, steps, worker
 from simgap.request import Input, Request, Unit
-from simgap.requests import Embed, Tower
+from simgap.requests import Embed, Tower, Train
 from simgap.store import Store
+from simgap.study import Study, Training
 from simgap.task import Task
 
 SHAPES = ("circle", "square", "triangle")
@@ -211,3 +212,49 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < until, "it took too long"
         time.sleep(0.1)
+
+
+def put_trained_study(
+    store: Store, name: str, weights: Mapping[str, Path], tests: Iterable[str], dag_run: str = "manual__1"
+) -> None:
+    """A finished study: checkpoints `<split>-0` of the model `tiny-test`, evaluated on test sets, folders of the store."""
+    study = Study.model_validate(
+        {
+            "name": name, "pool": [{"name": "p", "shards": "p"}], "reference": {"name": "r", "shards": "r"},
+            "tests": [{"name": test, "shards": test} for test in tests],
+            "encoder": {"model": "tiny-test", "pretrained": "none"},
+            "splits": {split: {"rule": "all"} for split in weights}, "train": {**TRAINING, "seeds": [0]},
+        }
+    )  # fmt: skip
+    roles = {f"train/{split}-0": put_checkpoint(store, name, f"{split}-0", file) for split, file in weights.items()}
+    for step in (_ingest_tests, steps.evaluate, steps.score):
+        roles |= _do_step(store, step(study, steps.Known(store, roles)))
+    resolved = f"studies/{name}/{dag_run}/study.json"
+    flow.begin(store, resolved, study)
+    flow.publish(store, resolved, roles)
+
+
+TRAINING = {
+    "model": "tiny-test", "samples_seen": 1, "epochs": 1, "batch_size": 1, "learning_rate": 1, "warmup_steps": 0,
+}  # fmt: skip
+
+
+def put_checkpoint(store: Store, study: str, name: str, weights: Path) -> str:
+    """A training's run made by hand; what it was trained on is the study's own."""
+    split, _, seed = name.rpartition("-")
+    made_by = Input(run="runs/none/at-all", content=study)
+    training = Training.model_validate(TRAINING)
+    request = Train(name=name, split=made_by, split_name=split, samples=[], training=training, seed=int(seed))
+    row = {"checkpoint": name, "split": split, "seed": int(seed), "model": "tiny-test", "uri": "final.pt"}
+    return committed(store, request, {"checkpoints": [schema.rows("checkpoints", [row])]}, final__pt=weights).run
+
+
+def _ingest_tests(study: Study, known: steps.Known) -> steps.Requests:
+    return {f"ingest/{test.name}": steps.ingest_of(test, "test", known) for test in study.tests}
+
+
+def _do_step(store: Store, requests: steps.Requests) -> dict[str, str]:
+    for request in requests.values():
+        runs.begin(store, request)
+        worker.do_run(store, request.path)
+    return {role: request.path for role, request in requests.items()}

@@ -19,6 +19,7 @@ create table training_log (checkpoint varchar, epoch integer, step bigint, sampl
 create table exposures (checkpoint varchar, dataset varchar, source varchar, samples bigint, yielded bigint, run varchar);
 create table predictions (checkpoint varchar, test_set varchar, protocol varchar, query_id bigint, label bigint, predicted bigint, label_rank bigint, top5 bigint[], correct boolean, run varchar); -- view
 create table scores (checkpoint varchar, split varchar, seed bigint, test_set varchar, protocol varchar, metric varchar, value double, low double, high double, n bigint, "interval" varchar, run varchar);
+create table score_history (study varchar, checkpoint varchar, test_study varchar, test_set varchar, protocol varchar, metric varchar, value double, low double, high double, n bigint, previous double, difference double, ended timestamptz, dag_run varchar, run varchar);
 create table comparisons (split varchar, other varchar, test_set varchar, protocol varchar, metric varchar, difference double, low double, high double, only_split bigint, only_other bigint, p double, p_holm double, run varchar);
 create table explained_shares (test_set varchar, protocol varchar, metric varchar, pruned varchar, control varchar, share double, low double, high double, numerator double, denominator double, denominator_low double, denominator_high double, "interval" varchar, run varchar);
 create table studies (study varchar, dag_run varchar, started timestamptz, ended timestamptz, state varchar, resolved varchar);

@@ -134,3 +134,17 @@ def test_a_bucket_that_is_no_url_is_told(simgap, monkeypatch):
     monkeypatch.setenv("SIMGAP_STORE", "/plain/folder")
     code, _, err = simgap("catalog")
     assert code == 2 and err.startswith("error: /plain/folder: a store is a folder, file:///path, or a bucket")
+
+
+def test_the_past_is_asked_in_utc(simgap):
+    code, out, _ = simgap(
+        "sql", "--study", "audit", "--as-of", "2999-01-01T12:00", "--format", "csv", "select count(*) as n from splits"
+    )
+    assert (code, out.split()) == (0, ['"n"', "10"])
+    code, _, err = simgap("sql", "--study", "audit", "--as-of", "2000-01-01", "from splits")
+    assert (code, err) == (2, "error: study 'audit': none of its runs had finished by 2000-01-01T00:00:00+0000\n")
+
+
+def test_a_checkpoint_that_cannot_be_registered_is_told_in_a_line(simgap, weights):
+    code, _, err = simgap("register", "ours", str(weights), "--model", "no-such")
+    assert (code, err.count("\n")) == (2, 1) and err.startswith("error: model 'no-such': open_clip knows no such model")

@@ -1,6 +1,6 @@
 """What each stage makes of a small input, held against golden.json: it changes only together with the stage's revision.
 
-report is not here: what it makes is for people. fetch, embed, train and evaluate are held by what does not depend on the
+report is not here: what it makes is for people. fetch, embed, train, register and evaluate are held by what does not depend on the
 machine.
 """
 
@@ -15,7 +15,7 @@ from making import AUDIT, NOTHING, committed, put_data, run_study, unit_vectors,
 
 from simgap import runs, study, worker
 from simgap.request import Input, canonical_json
-from simgap.requests import BY_STAGE, Control, Evaluate, Fetch, Score, Train
+from simgap.requests import BY_STAGE, Control, Evaluate, Fetch, Register, Score, Tower, Train
 from simgap.shards import read_samples
 from simgap.stages.images import shards_of
 from simgap.store import Store
@@ -62,6 +62,7 @@ def made(tmp_path_factory, weights) -> dict[str, str]:
     return contents | {
         "fetch": checksum(drawn(store, done(store, icons()))),
         "train": checksum({table: rows(store, trained, table) for table in trained.tables}),
+        "register": checksum(rows(store, done(store, registration(weights)), "checkpoints")),
         "embed": checksum(rows(store, done(store, embed), "embeddings")),
         "evaluate": checksum(rows(store, done(store, evaluate), "predictions")),
         "score": checksum({t: rows(store, run, t) for run in [done(store, scoring(store))] for t in run.tables}),
@@ -103,6 +104,12 @@ def training(split: runs.Run, store: Store, roles: dict[str, str]) -> Train:
     settings = Training(model="test-tower", samples_seen=64, epochs=2, batch_size=8, learning_rate=1e-3, warmup_steps=1)
     samples = [runs.load(store, roles[f"ingest/{name}"]).as_input() for name in ("a", "b", "ref")]
     return Train(name="t-0", split=split.as_input(), split_name="pruned", samples=samples, training=settings, seed=0)
+
+
+def registration(weights: Path) -> Register:
+    return Register(
+        name="ours", weights=Tower(name="ours", model="test-tower", pretrained=str(weights), sha256="known")
+    )
 
 
 def evaluation(store: Store, samples: Input, weights: Path) -> Evaluate:

@@ -8,6 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from simgap.errors import SimgapError
 from simgap.requests import BY_STAGE
 from simgap.runs import Run
 from simgap.store import Entry, Store
+from simgap.study import REEVALUATE, REGISTERED
 
 PATH = "catalog/simgap.duckdb"
 PUBLISH_TRIES = 5
@@ -65,16 +67,19 @@ def open_for_reading(store: Store) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def ask(store: Store, statement: str, study: str | None = None) -> pa.Table:
-    """The rows of one query, over all runs or within a study's schema.
+def ask(store: Store, statement: str, study: str | None = None, as_of: datetime | None = None) -> pa.Table:
+    """The rows of one query, over all runs or within a study's schema; with `as_of`, as that schema was then.
 
     Raises SimgapError with DuckDB's own words when it is refused.
     """
+    if as_of is not None and study is None:
+        raise SimgapError("--as-of: goes with --study; what all runs hold only grows")
     with open_for_reading(store) as connection:
         try:
             if study is not None:
                 _refuse_unknown(study, connection)
-                connection.execute(f'use simgap."{study}"')
+                schema_ = _schema_as_of(connection, study, as_of) if as_of else f'simgap."{study}"'
+                connection.execute(f"use {schema_}")
             _refuse_all_but_a_query(statement)
             return connection.sql(statement).to_arrow_table()
         except duckdb.Error as error:
@@ -92,14 +97,15 @@ def holds(store: Store, study: str, dag_run: str) -> bool:
 
 def only_study(store: Store) -> str | None:
     """The one study that has finished; None when there is none. Raises SimgapError when there are several."""
-    names = sorted({d["study"] for d in studies(store) if d["state"] == "success"})
+    names = sorted({d["study"] for d in studies(store) if d["state"] == "success"} - {REEVALUATE, REGISTERED})
     if len(names) > 1:
         raise SimgapError(f"the catalog has several studies; name one with --study: {', '.join(names)}")
     return next(iter(names), None)
 
 
 def _refuse_unknown(study: str, connection: duckdb.DuckDBPyConnection) -> None:
-    there = [name for (name,) in connection.execute("select distinct study from main.studies order by 1").fetchall()]
+    asked = "select distinct study from main.studies where state = 'success' and study <> ? order by 1"
+    there = [name for (name,) in connection.execute(asked, [REGISTERED]).fetchall()]
     if study not in there:
         raise SimgapError(f"study {study!r}: none of the catalog's: {', '.join(there) or '(none)'}")
 
@@ -146,8 +152,10 @@ def fill(
     _insert(connection, "study_runs", [row for d in dag_runs for row in _study_run_rows(d)])
     connection.execute(sql.text("catalog/datasets"))
     connection.execute(sql.text("catalog/checkpoints"))
-    for study in sorted({d["study"] for d in dag_runs if d["state"] == "success"}):
-        _make_schema(connection, study)
+    connection.execute(sql.text("catalog/score_history"))
+    for study, dag_run in latest(dag_runs).items():
+        if study != REGISTERED:  # its DAG runs are a checkpoint each
+            _make_schema(connection, f'"{study}"', "main", study, dag_run["dag_run"])
 
 
 def intact(store: Store) -> bool:
@@ -216,8 +224,14 @@ def studies(store: Store) -> list[dict[str, Any]]:
 
 def latest_dag_run(store: Store, study: str) -> dict[str, Any] | None:
     """The last DAG run of a study that came to its end."""
-    ended = [d for d in studies(store) if d["study"] == study and d["state"] == "success"]
-    return max(ended, key=lambda d: d["ended"], default=None)
+    return latest(studies(store)).get(study)
+
+
+def latest(dag_runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The last DAG run of each study that came to its end, by the study's name."""
+    ended = sorted((d for d in dag_runs if d["state"] == "success"), key=lambda d: d["ended"])
+    last = {d["study"]: d for d in ended}
+    return {study: last[study] for study in sorted(last)}
 
 
 def _dag_run(folder: str, study_json: bytes, runs_json: bytes) -> dict[str, Any]:
@@ -257,18 +271,30 @@ def _make(connection: duckdb.DuckDBPyConnection, store: Store, table: schema.Tab
     connection.execute(f"create {kind} {table.name} as select {casts} from {source}")
 
 
-def _make_schema(connection: duckdb.DuckDBPyConnection, study: str) -> None:
-    """A study's own schema: each table restricted to the runs of its latest finished DAG run."""
-    name = study.replace("'", "''")
-    latest = (
-        f"(select dag_run from main.studies where study = '{name}' and state = 'success' order by ended desc limit 1)"
+def _schema_as_of(connection: duckdb.DuckDBPyConnection, study: str, as_of: datetime) -> str:
+    """Makes a schema beside the catalog's, of the study's latest DAG run that had finished by then; returns its name."""
+    asked = (
+        "select arg_max(dag_run, ended) from simgap.main.studies where study = ? and state = 'success' and ended <= ?"
     )
-    of_study = f"run in (select run from main.study_runs where study = '{name}' and dag_run = {latest})"
-    this_run = f"study = '{name}' and dag_run = {latest}"
-    connection.execute(f'create schema "{study}"')
+    [(dag_run,)] = connection.execute(asked, [study, as_of]).fetchall()
+    if dag_run is None:
+        raise SimgapError(f"study {study!r}: none of its runs had finished by {as_of:%Y-%m-%dT%H:%M:%S%z}")
+    _make_schema(connection, "memory.then", "simgap.main", study, dag_run)
+    return "memory.then"
+
+
+def _make_schema(connection: duckdb.DuckDBPyConnection, schema_: str, main: str, study: str, dag_run: str) -> None:
+    """Each table restricted to the runs of one DAG run of a study."""
+    this_run = f"study = {_quoted(study)} and dag_run = {_quoted(dag_run)}"
+    of_study = f"run in (select run from {main}.study_runs where {this_run})"
+    connection.execute(f"create schema {schema_}")
     for table in schema.tables():
         where = this_run if table.name in ("studies", "study_runs") else of_study
-        connection.execute(f'create view "{study}".{table.name} as select * from main.{table.name} where {where}')
+        connection.execute(f"create view {schema_}.{table.name} as select * from {main}.{table.name} where {where}")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:

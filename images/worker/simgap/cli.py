@@ -4,6 +4,7 @@ The store is the folder or bucket that SIMGAP_STORE names (file:///path or s3://
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from simgap import catalog, events, runs, show, sql, store_cli, worker
 from simgap import lineage as graph
+from simgap import register as register_
 from simgap.again import again as do_again
 from simgap.errors import SimgapError, StoreFailed
 from simgap.store import Store
@@ -22,6 +24,7 @@ from simgap.store import Store
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(store_cli.app, name="store")
 err = Console(stderr=True)
+MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 RunFolder = Annotated[
     list[str], typer.Argument(metavar="REQUEST...", help="Run folders in the store: runs/<stage>/<name>-<key>.")
 ]
@@ -59,6 +62,12 @@ def sql_(
         Path | None, typer.Option("--file", "-f", help="Read the query from a file, or from sql/questions by name.")
     ] = None,
     study: Annotated[str | None, typer.Option(help="Ask within this study's latest finished run.")] = None,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            "--as-of", formats=MOMENTS, help="With --study: as its latest run was that had finished by then, in UTC."
+        ),
+    ] = None,
     format: Annotated[show.Format, typer.Option(help="How to print the rows.")] = show.Format.table,
 ) -> None:
     """Ask the catalog, read-only."""
@@ -67,7 +76,18 @@ def sql_(
     store = Store.from_environment()
     if query is None:
         query, study = _question(store, file, study)  # pyright: ignore[reportArgumentType]
-    show.rows(catalog.ask(store, query, study), format)
+    show.rows(catalog.ask(store, query, study, as_of and as_of.replace(tzinfo=UTC)), format)
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="What the checkpoint is to be called: registered/NAME.")],
+    weights: Annotated[str, typer.Argument(help="A file of weights, or a tag of open_clip's pretrained ones.")],
+    model: Annotated[str, typer.Option(help="The open_clip model that they belong to.")],
+) -> None:
+    """Have a checkpoint from elsewhere evaluated with the others; in place of one that has this name."""
+    made = register_.register(Store.from_environment(), name, model, weights)
+    print(f"{made.run}: registered as {name}; the DAG reevaluate answers its cells")
 
 
 @app.command(name="catalog")

@@ -6,13 +6,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from simgap import catalog, events, runs, steps, summary
+from simgap import catalog, cells, events, runs, steps, summary
 from simgap import study as studies
-from simgap.errors import SimgapError
+from simgap.errors import SimgapError, StoreFailed
 from simgap.request import Frozen, Request
 from simgap.requests import from_document
 from simgap.store import Store
-from simgap.study import Study
+from simgap.study import REEVALUATE, Study
 
 Roles = dict[str, str]
 PAIRS_AT_MOST = 500
@@ -40,21 +40,25 @@ def resolve(store: Store, study_file: Path, dag_run: str, parameters: dict[str, 
     """Writes the study as this DAG run will follow it, file and form together; returns its path in the store."""
     study = studies.load(study_file).chosen(**parameters)
     path = f"studies/{study.name}/{dag_run}/study.json"
-    document = study.model_dump_json(by_alias=True, indent=1).encode()
-    begun = runs.DagRun(study=sha256(document).hexdigest(), started=datetime.now(UTC))
-    store.put(_runs_json(path), begun.to_bytes())
-    store.put(path, document)
+    begin(store, path, study)
     return path
+
+
+def begin(store: Store, resolved: str, document: Frozen) -> None:
+    """Writes what a DAG run is to follow, and that it began."""
+    data = document.model_dump_json(by_alias=True, indent=1).encode()
+    begun = runs.DagRun(study=sha256(data).hexdigest(), started=datetime.now(UTC))
+    store.put(_runs_json(resolved), begun.to_bytes())
+    store.put(resolved, data)
 
 
 def plan(
     store: Store, resolved: str, stage: str, part: str | None, runs_so_far: Roles, lineage: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Writes the requests that are not there yet, and says which units are missing; `lineage` is who asks, as in `commit`."""
-    study = studies.Study.model_validate_json(store.get(resolved))
-    requests = steps.STEPS[stage, part](study, steps.Known(store, runs_so_far))
+    requests = _asked(store, resolved, stage, part, steps.Known(store, runs_so_far))
     done = [role for role, request in requests.items() if runs.find(store, request.path)]
-    todo = [request for role, request in requests.items() if role not in done]
+    todo = list({request.path: request for role, request in requests.items() if role not in done}.values())
     coarser = _coarser(store, todo)
     for request in todo:
         runs.begin(store, request, coarser)
@@ -63,20 +67,41 @@ def plan(
     return Plan(stage=stage, part=part, requests=paths, jobs=list(_jobs(store, todo)), done=done).model_dump()
 
 
-def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any]) -> dict[str, Any]:
-    """Commits a stage's runs once all their units are there; returns them by role, a line for people, and the time."""
+def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any], *, partly: bool = False) -> dict[str, Any]:
+    """Commits a stage's runs once all their units are there; returns them by role, a line for people, and the time.
+
+    `partly` commits those that are whole, and says of how many that is not so.
+    """
     stage, made = Plan(**plan), {}
     try:
         for role, path in stage.requests.items():
-            made[role] = runs.commit(store, _request(store, path), lineage)
+            if run := _committed(store, path, lineage, partly=partly):
+                made[role] = run
     finally:  # one that cannot be committed leaves those before it committed
         fresh = [run for role, run in made.items() if role not in stage.done]
         events.complete(store, fresh, lineage)
+    failed = len(stage.requests) - len(made)
     return {
-        "runs": stage.requests,
-        "line": summary.line(store, stage.stage, list(made.values())),
+        "runs": {role: run.run for role, run in made.items()},
+        "line": summary.line(store, stage.stage, list(made.values())) + (f" · {failed} failed" if failed else ""),
         "seconds": (max(r.ended for r in fresh) - min(r.started for r in fresh)).total_seconds() if fresh else 0.0,
     }
+
+
+def made(store: Store, roles: Roles, dag_id: str, dag_run: str) -> dict[str, Roles]:
+    """Those of the runs that this DAG run made itself, by role, by kind: their stage, or dataset or test_set."""
+    kinds: dict[str, Roles] = {}
+    for role, path in roles.items():
+        run = runs.load(store, path)
+        if (run.lineage.get("dag_id"), run.lineage.get("dag_run")) == (dag_id, dag_run):
+            kinds.setdefault(_kind(store, run), {})[role] = path
+    return kinds
+
+
+def _kind(store: Store, run: runs.Run) -> str:
+    if run.stage != "ingest":
+        return run.stage
+    return "test_set" if runs.request_document(store, run.run)["parameters"]["role"] == "test" else "dataset"
 
 
 def publish(store: Store, resolved: str, roles: Roles) -> str:
@@ -109,6 +134,25 @@ def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Role
 
 def _runs_json(resolved: str) -> str:
     return resolved.removesuffix("study.json") + "runs.json"
+
+
+def _asked(store: Store, resolved: str, stage: str, part: str | None, known: steps.Known) -> dict[str, Request]:
+    """What a stage is asked for: by a study, or by the cells of a re-evaluation."""
+    document = store.get(resolved)
+    if resolved.split("/")[1] == REEVALUATE:
+        return cells.STEPS[stage, part](cells.Cells.model_validate_json(document), known)
+    return steps.STEPS[stage, part](Study.model_validate_json(document), known)
+
+
+def _committed(store: Store, path: str, lineage: dict[str, Any], *, partly: bool) -> runs.Run | None:
+    try:
+        return runs.commit(store, _request(store, path), lineage)
+    except StoreFailed:
+        raise
+    except SimgapError:
+        if partly:
+            return None
+        raise
 
 
 def _published(store: Store, study: Study, roles: Roles) -> bool:

@@ -169,6 +169,13 @@ class Train(Request):
     seed: int
 
 
+class Register(Request):
+    """A checkpoint from elsewhere, as if it had been trained here: table checkpoints."""
+
+    stage, revision = "register", 1
+    weights: Tower
+
+
 class Evaluate(Request):
     """Each test image's prediction under a checkpoint, by open_clip's zero-shot protocol: table predictions."""
 
@@ -202,6 +209,9 @@ class Score(Request):
     resamples: int
     seed: int
 
+    def shares(self) -> str:
+        return self.stage
+
 
 class Report(Request):
     """One self-contained HTML file, and its figures."""
@@ -212,7 +222,7 @@ class Report(Request):
 
 
 BY_STAGE: dict[str, type[Request]] = {
-    kind.stage: kind for kind in (Fetch, Ingest, Embed, Search, Split, Verify, Train, Evaluate, Score, Report)
+    kind.stage: kind for kind in (Fetch, Ingest, Embed, Search, Split, Verify, Train, Register, Evaluate, Score, Report)
 }
 
 

@@ -71,7 +71,7 @@ def ingest(study: Study, known: Known) -> Requests:
     roles = (
         [(data, "pool") for data in study.pool] + [(study.reference, "reference")] + [(t, "test") for t in study.tests]
     )
-    return {f"ingest/{data.name}": _ingest(data, role, known) for data, role in roles}
+    return {f"ingest/{data.name}": ingest_of(data, role, known) for data, role in roles}
 
 
 def split_for_encoder(study: Study, known: Known) -> Requests:
@@ -178,27 +178,8 @@ STEPS: dict[tuple[str, str | None], Callable[[Study, Known], Requests]] = {
 """A study's way through the stages: (stage, part) in order."""
 
 
-def tower(study: Study, known: Known) -> Tower:
-    """The encoder's weights. A pretrained file is known by its checksum, a tag of open_clip's by its name."""
-    encoder = study.encoder
-    if encoder.trained_on and study.train:
-        checkpoint = f"{encoder.trained_on}-{study.encoder_seed}"
-        name = f"{study.train.model}/{checkpoint}"
-        return Tower(name=name, model=study.train.model, checkpoint=known.input(f"train/{checkpoint}"))
-    assert encoder.model and encoder.pretrained  # the study file was checked
-    weights = Path(encoder.pretrained)
-    digest = _sha256(weights, weights.stat().st_mtime_ns) if weights.is_file() else None
-    name = f"{encoder.model}/{weights.stem if digest else encoder.pretrained}"
-    return Tower(name=name, model=encoder.model, pretrained=encoder.pretrained, sha256=digest)
-
-
-@cache  # a study asks for its encoder once for each search, split and check
-def _sha256(file: Path, changed_ns: int) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()
-
-
-def _ingest(data: Data, role: str, known: Known) -> Ingest:
+def ingest_of(data: Data, role: str, known: Known) -> Ingest:
+    """A data set as it lies there now. Raises SimgapError when it has no shards, or a test set no labels."""
     there = listing.files(known.store, data, known.roles)
     shards = listing.shards(known.store, data, there)
     if not shards:
@@ -214,6 +195,31 @@ def _ingest(data: Data, role: str, known: Known) -> Ingest:
         )
     records = [file for path, file in there.items() if path.endswith(listing.RECORD)]
     return Ingest(name=data.name, role=role, shards=shards, labels=labels, records=records)
+
+
+def tower(study: Study, known: Known) -> Tower:
+    """The encoder's weights."""
+    encoder = study.encoder
+    if encoder.trained_on and study.train:
+        checkpoint = f"{encoder.trained_on}-{study.encoder_seed}"
+        name = f"{study.train.model}/{checkpoint}"
+        return Tower(name=name, model=study.train.model, checkpoint=known.input(f"train/{checkpoint}"))
+    assert encoder.model and encoder.pretrained  # the study file was checked
+    return pretrained_tower(encoder.model, encoder.pretrained)
+
+
+def pretrained_tower(model: str, pretrained: str) -> Tower:
+    """Weights from elsewhere: a file is known by its checksum, a tag of open_clip's by its name."""
+    weights = Path(pretrained)
+    digest = _sha256(weights, weights.stat().st_mtime_ns) if weights.is_file() else None
+    name = f"{model}/{weights.stem if digest else pretrained}"
+    return Tower(name=name, model=model, pretrained=pretrained, sha256=digest)
+
+
+@cache  # a study asks for its encoder once for each search, split and check
+def _sha256(file: Path, changed_ns: int) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
 
 
 def _refuse_clashes(known: Known, datasets: list[str]) -> None:

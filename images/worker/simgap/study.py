@@ -16,7 +16,9 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
 """Without capitals: it is a schema in the catalog, where they make no difference."""
 Tests = Annotated[list[str], Field(min_length=1)] | None
-RESERVED = ("main", "simgap", "temp", "system", "pg_catalog", "information_schema")
+REEVALUATE, REGISTERED = "reevaluate", "registered"
+"""What is kept under studies/ beside the studies: re-evaluations, and checkpoints from elsewhere."""
+RESERVED = ("main", "simgap", "temp", "system", "pg_catalog", "information_schema", REEVALUATE, REGISTERED)
 """A study's name is a schema in the catalog; these are DuckDB's, and the catalog's own."""
 
 

@@ -44,7 +44,7 @@ def _verify(store: Store, made: list[Run]) -> str:
     return f"{len(made)} splits x test sets · certificates: {certified}, all hold"
 
 
-def _train(store: Store, made: list[Run]) -> str:
+def _named(store: Store, made: list[Run]) -> str:
     return " · ".join(run.name for run in made)
 
 
@@ -89,7 +89,8 @@ _LINES: dict[str, Callable[[Store, list[Run]], str]] = {
     "search": _search,
     "split": _split,
     "verify": _verify,
-    "train": _train,
+    "train": _named,
+    "register": _named,
     "evaluate": _counted("predictions"),
     "score": _score,
     "report": _report,

@@ -4,9 +4,9 @@ import io
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -54,23 +54,31 @@ class Clip:
 
 
 def load_trained(store: Store, model: str, checkpoint: Input) -> Clip:
-    """The model that a training run made."""
+    """The model that a training run made, or that was registered. Raises SimgapError where its weights are damaged."""
     with tempfile.TemporaryDirectory(prefix="simgap-weights-") as folder:
         weights = Path(folder) / CHECKPOINT
         store.download(runs.files(store, checkpoint)[CHECKPOINT], weights)
-        return Clip(model, str(weights))
+        with _told(f"checkpoint {store.url(checkpoint.run)}"):
+            return Clip(model, str(weights))
 
 
 def load_pretrained(model: str, pretrained: str) -> Clip:
     """A tag of open_clip's or a weights file; raises SimgapError where the weights cannot be had."""
+    with _told(f"encoder {model}/{pretrained}"), warnings.catch_warnings():
+        warnings.filterwarnings("error", "QuickGELU mismatch")  # the activation belongs to the weights
+        return Clip(model, pretrained)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raises SimgapError for whatever open_clip makes of weights that are not the model's."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "QuickGELU mismatch")  # the activation belongs to the weights
-            return Clip(model, pretrained)
-    except (OSError, RuntimeError, ValueError, UnpicklingError, UserWarning) as error:
-        raise SimgapError(
-            f"encoder {model}/{pretrained}: its weights cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        yield
+    except SimgapError:
+        raise
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise SimgapError(f"{what}: its weights cannot be loaded: {first}") from error
 
 
 def decode(image: bytes) -> Image.Image:
