@@ -81,6 +81,7 @@ class Home:
                 "EXECUTOR": "LocalExecutor",
                 "LOAD_EXAMPLES": False,
                 "PARALLELISM": self.units_at_once,
+                "PLUGINS_FOLDER": Path(__file__).with_name("plugins"),
                 "SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,  # no login: the API listens on 127.0.0.1 alone
             },
             "API": {"HOST": "127.0.0.1", "PORT": self.port, "BASE_URL": self.url, "WORKERS": 1},

@@ -23,7 +23,7 @@ ASKED_WRONGLY = 2
 
 
 class ProcessUnit(BaseOperator):
-    """Does one job, a unit of one or more runs: `python -m simgap run RUN_FOLDER... --unit N`, tethered to this task.
+    """Does one job, a unit of one or more runs or those runs again: `python -m simgap run ...`, tethered to this task.
 
     The child's output goes to the task's log line by line, its progress to the feed.
     """
@@ -36,23 +36,23 @@ class ProcessUnit(BaseOperator):
     def execute(self, context: Any) -> None:
         first, *others = (run.rpartition("/")[2] for run in self.job["runs"])
         more = f" and {len(others)} more" if others else ""
-        context["unit_name"] = f"{first}{more} unit {self.job['unit']}"
-        teller = Teller(context, self.group, self.job["runs"])
+        again = self.job.get("again")
+        context["unit_name"] = f"{first}{more} " + ("again" if again else f"unit {self.job['unit']}")
+        teller = Teller(context, self.group, () if again else self.job["runs"])
         with teller.failures():
             last_lines = self._run(context, teller)
             self._check(last_lines)
-        teller.tell("unit", runs=self.job["runs"], unit=self.job["unit"])
+        teller.tell("unit", runs=self.job["runs"], unit=self.job.get("unit"))
 
     def on_kill(self) -> None:
         if self._child is not None:
             self._child.kill()
 
     def _run(self, context: Any, teller: Teller) -> list[str]:
-        arguments = ["run", *self.job["runs"], "--unit", str(self.job["unit"])]
         ti = context["ti"]
         named = {"SIMGAP_MAP_INDEX": str(ti.map_index), "SIMGAP_TRY_NUMBER": str(ti.try_number)}
         self._child = subprocess.Popen(
-            tether.command("simgap", *arguments),
+            tether.command("simgap", *arguments(self.job)),
             env=os.environ | named,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -72,6 +72,11 @@ class ProcessUnit(BaseOperator):
         if code:
             kind = AirflowFailException if code == ASKED_WRONGLY else AirflowException
             raise kind(what_went_wrong(last_lines) or f"simgap run ended with exit code {code}")
+
+
+def arguments(job: dict[str, Any]) -> list[str]:
+    """What to tell simgap: to do a unit of some runs, or to do them again."""
+    return ["run", *job["runs"], *(["--again"] if job.get("again") else ["--unit", str(job["unit"])])]
 
 
 def what_went_wrong(last_lines: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup, chain, get_current_context, task
 
+from operators import assets
 from operators.process import ProcessUnit
 from operators.telling import Teller
 from simgap.errors import SimgapError
@@ -19,21 +20,24 @@ Runs = dict[str, str]
 """Role to run folder."""
 
 
-def stage(name: str, resolved: Any, *upstream: Any, of: str | None = None, only: str | None = None) -> Any:
+def stage(
+    name: str, resolved: Any, *upstream: Any, of: str | None = None, only: str | None = None, partly: bool = False
+) -> Any:
     """Adds a stage to the DAG and returns the runs known after it: those of the upstream stages and its own.
 
     `resolved` is the resolved study's path; `of` or `only` names the part of the study that the stage is done for.
+    `partly` goes on with what is whole when units fail.
     """
     part = of or only
     group = f"{name}_{part}" if part else name
     with TaskGroup(group):
         jobs: Any = plan(name, part, group, resolved, list(upstream))
         units = (
-            _launcher()
+            launcher()
             .partial(task_id="units", group=group, retries=2, map_index_template="{{ unit_name }}")
             .expand(job=jobs)
         )
-        runs = commit(group, jobs["plan"])
+        runs = commit.override(trigger_rule="all_done" if partly else "none_failed")(group, jobs["plan"], partly)
         chain(units, runs)
     return runs
 
@@ -53,15 +57,15 @@ def plan(name: str, part: str | None, group: str, resolved: str, upstream: list[
     return planned["jobs"]
 
 
-@task(trigger_rule="none_failed")
-def commit(group: str, plan: dict[str, Any]) -> Runs:
+@task
+def commit(group: str, plan: dict[str, Any], partly: bool) -> Runs:
     """Commits what the units did, also when there was nothing to do; returns upstream's runs and these."""
     context: Any = get_current_context()
     teller = Teller(context, group, plan["planned"]["requests"].values())
     with teller.failures():
         from simgap import flow, store
 
-        done = flow.commit(store.Store.from_environment(), plan["planned"], teller.lineage)
+        done = flow.commit(store.Store.from_environment(), plan["planned"], teller.lineage, partly=partly)
     teller.tell("commit", line=done["line"], seconds=done["seconds"])
     return plan["upstream"] | done["runs"]
 
@@ -79,17 +83,21 @@ def resolve(study_file: str) -> str:
         return flow.resolve(store.Store.from_environment(), Path(study_file), context["ti"].run_id, chosen)
 
 
-@task
+@task(outlets=[assets.MADE])
 def publish(resolved: Any, runs: Any) -> str:
     """Writes down which runs this DAG run made or found, then the catalog. Returns the catalog's path in the store."""
     context: Any = get_current_context()
+    ti = context["ti"]
     with Teller(context, "publish").failures():
         from simgap import flow, store
 
-        return flow.publish(store.Store.from_environment(), resolved, runs)
+        there = store.Store.from_environment()
+        published = flow.publish(there, resolved, runs)
+        assets.tell(context["outlet_events"], ti.run_id, flow.made(there, runs, ti.dag_id, ti.run_id))
+    return published
 
 
-def _launcher() -> type[ProcessUnit]:
+def launcher() -> type[ProcessUnit]:
     """The operator that SIMGAP_LAUNCHER names."""
     name = os.environ.get("SIMGAP_LAUNCHER", "process")
     if name not in LAUNCHERS:

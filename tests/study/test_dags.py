@@ -14,6 +14,7 @@ from simgap.errors import SimgapError, StoreFailed
 
 DAGS = Path(__file__).parents[2] / "dags"
 STUDIES = {"study_icons", "study_icons-seeds", "study_laion"}
+SCHEDULED = {"reevaluate", "verify"}
 STAGES = [
     "fetch", "ingest", "split_encoder", "train_encoder", "embed", "search_reference", "search_pool",
     "split", "verify", "train", "evaluate", "score", "report",
@@ -64,10 +65,10 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_study_file_is_a_dag() -> None:
+def test_each_study_file_is_a_dag_and_two_run_on_a_schedule() -> None:
     found = bag(DAGS)
     assert found.import_errors == {}
-    assert set(found.dags) == STUDIES
+    assert set(found.dags) == STUDIES | SCHEDULED
     assert not [dag_id for dag_id, dag in found.dags.items() if "broken" in dag.tags]
 
 
@@ -117,6 +118,24 @@ def test_the_form_takes_any_seeds_that_are_numbers(copied: Path) -> None:
 def test_an_audit_has_no_seeds_to_choose(copied: Path) -> None:
     (copied / "studies" / "small.toml").write_text(SMALL)
     assert set(bag(copied).dags["study_small"].params) == {"tests", "splits"}
+
+
+def test_a_re_evaluation_is_started_by_new_checkpoints_and_test_sets_and_at_night() -> None:
+    dag = bag(DAGS).dags["reevaluate"]
+    assert {asset.name for asset in dag.timetable.asset_condition.objects} == {"simgap_checkpoints", "simgap_test_sets"}
+    assert (dag.timetable.timetable.expression, dag.catchup, dag.max_active_runs) == ("0 3 * * *", False, 1)
+    assert dag.params.dump() == {"checkpoints": [], "tests": []}
+    assert {dag.get_task(f"{stage}.commit").trigger_rule for stage in ("ingest", "evaluate", "score")} == {"all_done"}
+
+
+def test_verify_checks_the_store_and_does_certificates_again() -> None:
+    from operators.process import arguments
+
+    dag = bag(DAGS).dags["verify"]
+    assert set(dag.task_ids) == {"check_store", "find_certificates", "certify_again"}
+    assert dag.get_task("certify_again").is_mapped
+    assert arguments({"runs": ["a", "b"], "again": True}) == ["run", "a", "b", "--again"]
+    assert arguments({"runs": ["a", "b"], "unit": 3}) == ["run", "a", "b", "--unit", "3"]
 
 
 @pytest.mark.parametrize("text", ["name = 3", "name = [", SMALL.replace("rule", "role")])

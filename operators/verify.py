@@ -1,0 +1,55 @@
+"""The tasks of the DAG `verify`."""
+
+import subprocess
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable, get_current_context, task
+from airflow.sdk.exceptions import AirflowException
+
+from operators import tether
+from operators.stage import launcher
+from operators.telling import Teller
+
+EVERY_SUNDAY = "0 5 * * 0"
+JOBS_AT_MOST = 500
+
+
+def verify_dag(doc: str | None) -> DAG:
+    return DAG(
+        dag_id="verify",
+        doc_md=doc,
+        schedule=CronTriggerTimetable(EVERY_SUNDAY, timezone="UTC"),  # pyright: ignore[reportArgumentType]
+        catchup=False,
+        max_active_runs=1,
+        default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
+        tags=["scheduled"],
+    )
+
+
+@task
+def check_store() -> None:
+    """`simgap store check`; its words are this task's log."""
+    with Teller(get_current_context(), "check_store").failures():
+        command = tether.command("simgap", "store", "check")
+        checked = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        print(checked.stdout)
+        if checked.returncode:
+            raise AirflowException(checked.stdout.strip().rpartition("\n")[2] or "simgap store check failed")
+
+
+@task
+def find_certificates() -> list[dict[str, Any]]:
+    """The verify runs of each study's latest finished run, as jobs to map over."""
+    with Teller(get_current_context(), "find_certificates").failures():
+        from simgap import catalog, store
+
+        dag_runs = catalog.latest(catalog.studies(store.Store.from_environment())).values()
+    found = sorted({run for d in dag_runs for role, run in d["runs"].items() if role.startswith("verify/")})
+    return [{"runs": found[n::JOBS_AT_MOST], "again": True} for n in range(min(JOBS_AT_MOST, len(found)))]
+
+
+def certify_again(jobs: Any) -> Any:
+    """Each of them done once more beside the store, and compared with what it holds."""
+    certify = launcher().partial(task_id="certify_again", group="certify_again", map_index_template="{{ unit_name }}")
+    return certify.expand(job=jobs)

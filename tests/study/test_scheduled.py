@@ -1,0 +1,86 @@
+"""The DAG reevaluate through Airflow in one process: its note, its assets' events, a cell that fails, and nothing stale."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from making import labelled, put_test_set, tar
+
+from operators.embedded import ROOT, Home
+from simgap import catalog
+from simgap.store import Store
+
+WALK = """
+import json, sys, time
+from datetime import datetime, UTC
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models import DagRun
+from airflow.models.asset import AssetEvent, AssetModel
+from airflow.utils.session import create_session
+from sqlalchemy import select
+dag = DagBag(sys.argv[1]).dags[sys.argv[2]]
+started = time.monotonic()
+run = dag.test(logical_date=datetime.now(UTC), run_conf=json.loads(sys.argv[3]))
+seconds = time.monotonic() - started
+with create_session() as session:
+    run = session.scalars(select(DagRun).where(DagRun.run_id == run.run_id)).one()
+    events = session.execute(select(AssetModel.name, AssetEvent.extra).join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
+                             .where(AssetEvent.source_run_id == run.run_id)).all()
+    states = {}
+    for ti in run.get_task_instances(session=session):
+        states.setdefault(ti.task_id, []).append(str(ti.state))
+    told = {"state": str(run.state), "note": run.note, "seconds": seconds, "tasks": states, "run": run.run_id,
+            "events": {name: extra for name, extra in events}}
+print("TOLD" + json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, two_studies_once: Path) -> Home:
+    """An embedded Airflow of its own, with the DAG reevaluate and the store of two studies."""
+    folder = tmp_path_factory.mktemp("scheduled")
+    (folder / "dags").mkdir()
+    shutil.copy(ROOT / "dags" / "reevaluate.py", folder / "dags")
+    home = Home(folder / ".simgap", dags=folder / "dags")
+    shutil.copytree(two_studies_once, home.path / "store", copy_function=os.link)
+    home.prepare()
+    return home
+
+
+def walk(home: Home, form: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """Goes through the DAG once; what Airflow then knows of it."""
+    environment = home.environment() | {"SIMGAP_STORE": (home.path / "store").as_uri()}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", WALK, str(home.dags), "reevaluate", json.dumps(form)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    told = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    assert told, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(told[0].removeprefix("TOLD"))
+
+
+def test_cells_are_answered_around_one_that_fails_and_then_nothing_is_stale(home: Home) -> None:
+    store = Store(f"file://{home.path}/store")
+    put_test_set(store, "t", labelled(range(900, 909)))
+    store.put("u/test/0.tar", tar([]))
+    told = walk(home)
+    assert told["state"] == "failed" and told["tasks"]["all_answered"] == ["failed"]
+    assert told["tasks"]["publish_cells"] == told["tasks"]["score.commit"] == ["success"]
+    first, second, *changed = told["note"].splitlines()
+    assert [first, second] == ["one/whole-0 on two/u: failed", "two/cut-0 on two/u: failed"]
+    assert len(changed) == 2 and all(" on " in line and "top1" in line for line in changed)
+    assert set(told["events"]) == {"simgap_results", "simgap_test_sets"}
+    made = told["events"]["simgap_results"]
+    assert made["dag_run"] == told["run"] and len(made["runs"]) == 2
+    scores = catalog.ask(store, "select distinct run from scores", "reevaluate").to_pylist()
+    assert {row["run"] for row in scores} == set(made["runs"].values())
+
+    told = walk(home, {"checkpoints": ["two/*"], "tests": ["*/t"]})
+    assert (told["state"], told["note"]) == ("success", "nothing is stale: 2 cells are answered")
+    assert {task for task, states in told["tasks"].items() if states != ["skipped"]} == {"find_stale"}
+    assert told["events"] == {}
+    assert told["seconds"] < 10
