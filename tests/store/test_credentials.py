@@ -54,11 +54,10 @@ def test_a_wrong_secret_key_is_refused_in_words_without_it(
     bucket: Bucket, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     endpoint = Endpoint(bucket.endpoint.url, bucket.endpoint.key, WRONG)
-    environment = Bucket(bucket.name, endpoint).environment("wrong") | {
-        "PYTHONPATH": os.environ.get("PYTHONPATH", "") + os.pathsep + str(ROOT)
-    }
+    environment = os.environ | Bucket(bucket.name, endpoint).environment("wrong")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=tmp_path, env=os.environ | environment, capture_output=True, check=False
+        [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, check=False
     )
     said = done.stdout + done.stderr
     assert done.returncode and b"error: s3://" in said and b"Traceback" not in said, said.decode()

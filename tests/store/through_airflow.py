@@ -47,6 +47,7 @@ class StudyThroughAirflow:
         while console.poll() != 0:
             assert time.monotonic() - started < SECONDS_FOR_ALL, f"not done in {SECONDS_FOR_ALL} s; see {self.said}"
             if console.poll() is not None:
+                assert self.starts <= self.kills.total(), f"it ended badly by itself; see {self.said}"
                 console = self._start()
             if victims and self._units_done() >= moments[0]:
                 time.sleep(dice.uniform(0, SECONDS_AFTER))
@@ -58,7 +59,7 @@ class StudyThroughAirflow:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1
-        environment = os.environ | self.bucket.environment(self.prefix) | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | self.bucket.environment(self.prefix)
         with self.said.open("ab") as said:
             command = [sys.executable, "-c", STUDY, str(self.home.path), str(self.home.dags)]
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
