@@ -24,7 +24,9 @@ SHARE_AT_A_WRITE = 0.6
 SHARE_OF_TWO_AT_ONCE = 0.2
 SHARE_OF_MINIO = 0.12
 SECONDS_AFTER_A_WRITE_BEGAN = 0.03
-TRIES_AT_MOST = 30
+KILLS_FOR_ONE_IN_TIME = 3.0
+"""Some moments come too late: the step is done before them."""
+TRIES_AT_MOST = 50
 
 Do = Callable[[Step], Any]
 
@@ -134,7 +136,7 @@ class Disturbed:
     def _chance(self, step: Step) -> float:
         """So that kills and steps come to an end together; a step that is done after all others takes what is left."""
         left = sum(max(0, count) * _weight(kind) for (kind, _), count in self._steps_left.items())
-        expected = self.kills_left * _weight(step.kind) / max(left, _weight(step.kind))
+        expected = KILLS_FOR_ONE_IN_TIME * self.kills_left * _weight(step.kind) / max(left, _weight(step.kind))
         return 1.0 if step.kind == "publish" and self.kills_left else expected / (1 + expected)
 
     def _kill(self, step: Step, started: list[Running]) -> bool:
@@ -165,4 +167,4 @@ class Disturbed:
 
 def _weight(kind: str) -> float:
     """Units are what takes time, so most of the kills are theirs."""
-    return 1.0 if kind == "unit" else 0.4
+    return 1.0 if kind == "unit" else 0.25
