@@ -28,6 +28,7 @@ def test_a_study_whose_processes_and_store_are_killed_ends_as_an_undisturbed_one
         walk(disturbed, tiny, "killed")
     seconds = time.monotonic() - started
     store = Store(bucket.store("killed"))
+    assert flow.finished(store, tiny, {}) == roles
     _check(bucket, "killed", store, roles, undisturbed)
     with capsys.disabled():
         print()
