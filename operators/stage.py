@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import TaskGroup, chain, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from operators import assets
 from operators.process import ProcessUnit
@@ -83,8 +84,13 @@ def resolve(study_file: str) -> str:
         return flow.resolve(store.Store.from_environment(), Path(study_file), context["ti"].run_id, chosen)
 
 
+def publish(resolved: Any, runs: Any) -> None:
+    """Adds the last tasks: the catalog, once all runs are there; or a word in the store that the DAG run failed."""
+    chain(make_catalog.override(task_id="publish")(resolved, runs), note_failure(resolved))
+
+
 @task(outlets=[assets.MADE])
-def publish(resolved: Any, runs: Any) -> str:
+def make_catalog(resolved: str, runs: Runs) -> str:
     """Writes down which runs this DAG run made or found, then the catalog. Returns the catalog's path in the store."""
     context: Any = get_current_context()
     ti = context["ti"]
@@ -95,6 +101,16 @@ def publish(resolved: Any, runs: Any) -> str:
         published = flow.publish(there, resolved, runs)
         assets.tell(context["outlet_events"], ti.run_id, flow.made(there, runs, ti.dag_id, ti.run_id))
     return published
+
+
+@task(trigger_rule="one_failed", retries=0)
+def note_failure(resolved: str | None) -> None:
+    """Writes down that the DAG run failed, and fails itself: what comes last makes a DAG run's state."""
+    from simgap import flow, store
+
+    if resolved is not None:
+        flow.end(store.Store.from_environment(), resolved, "failed", {})
+    raise AirflowFailException("the study did not end well; the first task that failed says why")
 
 
 def launcher() -> type[ProcessUnit]:

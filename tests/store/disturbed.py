@@ -19,7 +19,6 @@ from simgap.store import Store
 KILLS = int(os.environ.get("SIMGAP_TEST_KILLS", "100"))
 """In all; a tenth of them strike a study that goes through Airflow."""
 SEED = 1
-STARTED = "2026-01-01T00:00:00Z"
 SHARE_AT_A_WRITE = 0.6
 SHARE_OF_TWO_AT_ONCE = 0.2
 SHARE_OF_MINIO = 0.12
@@ -42,7 +41,7 @@ def walk(do: Do, study_file: Path, dag_run: str) -> dict[str, str]:
                 do(Step("unit", stage, (job["runs"], job["unit"])))
         lineage = {"dag_id": "study", "dag_run": dag_run, "task_id": f"{stage}.units"}
         roles |= _until_done(do, Step("commit", stage, (planned, lineage)))["runs"]
-    _until_done(do, Step("publish", "", (resolved, roles, STARTED)))
+    _until_done(do, Step("publish", "", (resolved, roles)))
     return roles
 
 

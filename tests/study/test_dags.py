@@ -83,7 +83,7 @@ def test_the_stages_are_groups_of_three_in_their_order(copied: Path) -> None:
     groups = [key for key in dag.task_group.get_task_group_dict() if key]
     assert groups == STAGES
     parts = [f"{stage}.{part}" for stage in STAGES for part in ("plan", "units", "commit")]
-    assert sorted(dag.task_ids) == sorted(["resolve", *parts, "publish"])
+    assert sorted(dag.task_ids) == sorted(["resolve", *parts, "publish", "note_failure"])
     order = [task.task_id for task in dag.topological_sort()]
     assert [task for task in order if task.endswith(".commit")] == [f"{stage}.commit" for stage in STAGES]
     assert (order[0], order[-1]) == ("resolve", "publish")

@@ -72,6 +72,8 @@ def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows_and_ends_at_wha
     assert "= fetch             already done" in said.getvalue()
     assert "search" not in said.getvalue() and "will be tried again" not in said.getvalue()
     assert webserver.leader(home) is None
+    states = {d["study"]: d["state"] for d in catalog.studies(Store.from_url(home.store))}
+    assert states == {"audit": "success", "broken": "failed"}
     units = [instance for instance in instances if instance["task_id"].endswith(".units") and instance["duration"]]
     assert _at_once(units) == 2
 

@@ -145,6 +145,7 @@ def test_the_past_is_asked_in_utc(simgap):
     assert (code, err) == (2, "error: study 'audit': none of its runs had finished by 2000-01-01T00:00:00+0000\n")
 
 
-def test_a_checkpoint_that_cannot_be_registered_is_told_in_a_line(simgap, weights):
+def test_a_checkpoint_that_cannot_be_registered_is_told_in_a_line(simgap, store, weights, monkeypatch):
+    monkeypatch.setenv("SIMGAP_STORE", store.root)
     code, _, err = simgap("register", "ours", str(weights), "--model", "no-such")
     assert (code, err.count("\n")) == (2, 1) and err.startswith("error: model 'no-such': open_clip knows no such model")
