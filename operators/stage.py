@@ -106,10 +106,10 @@ def make_catalog(resolved: str, runs: Runs) -> str:
 @task(trigger_rule="one_failed", retries=0)
 def note_failure(resolved: str | None) -> None:
     """Writes down that the DAG run failed, and fails itself: what comes last makes a DAG run's state."""
-    from simgap import flow, store
+    from simgap import dag_runs, store
 
     if resolved is not None:
-        flow.end(store.Store.from_environment(), resolved, "failed", {})
+        dag_runs.end(store.Store.from_environment(), resolved, "failed", {})
     raise AirflowFailException("the study did not end well; the first task that failed says why")
 
 

@@ -42,10 +42,10 @@ def check_store() -> None:
 def find_certificates() -> list[dict[str, Any]]:
     """The verify runs of each study's latest finished run, as jobs to map over."""
     with Teller(get_current_context(), "find_certificates").failures():
-        from simgap import catalog, store
+        from simgap import dag_runs, store
 
-        dag_runs = catalog.latest(catalog.studies(store.Store.from_environment())).values()
-    found = sorted({run for d in dag_runs for role, run in d["runs"].items() if role.startswith("verify/")})
+        latest = dag_runs.latest(dag_runs.recorded(store.Store.from_environment())).values()
+    found = sorted({run for d in latest for role, run in d["runs"].items() if role.startswith("verify/")})
     return [{"runs": found[n::JOBS_AT_MOST], "again": True} for n in range(min(JOBS_AT_MOST, len(found)))]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from simgap import flow, runs, schema, steps, worker
+from simgap import dag_runs, flow, runs, schema, steps, worker
 from simgap.request import Input, Request, Unit
 from simgap.requests import Embed, Tower, Train
 from simgap.store import Store
@@ -230,7 +230,7 @@ def put_trained_study(
     for step in (_ingest_tests, steps.evaluate, steps.score):
         roles |= _do_step(store, step(study, steps.Known(store, roles)))
     resolved = f"studies/{name}/{dag_run}/study.json"
-    flow.begin(store, resolved, study)
+    dag_runs.begin(store, resolved, study)
     flow.publish(store, resolved, roles)
 
 

@@ -11,7 +11,7 @@ import pytest
 from buckets import Bucket
 from making import Made, committed, put_data, run_study
 
-from simgap import catalog, garbage, runs
+from simgap import catalog, garbage, publishing, runs
 from simgap.check import check
 from simgap.request import Unit
 from simgap.requests import Report
@@ -119,5 +119,5 @@ def test_garbage_is_collected_and_all_else_stays_whole(audited: tuple[Store, Mad
     found = garbage.find(store, timedelta(0))
     assert [part.run for part in found] == [lonely]
     garbage.remove(store, found)
-    catalog.publish(store)
+    publishing.publish(store)
     assert store.list(lonely) == [] and list(check(store)) == []

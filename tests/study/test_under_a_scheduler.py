@@ -13,7 +13,7 @@ from rich.console import Console
 
 from operators import console, webserver
 from operators.embedded import ROOT, Home
-from simgap import catalog
+from simgap import catalog, dag_runs
 from simgap.errors import SimgapError
 from simgap.stages import clip  # noqa: F401  (tells open_clip of the project's models)
 from simgap.store import Store
@@ -72,7 +72,7 @@ def test_a_scheduler_does_two_units_at_a_time_with_the_same_rows_and_ends_at_wha
     assert "= fetch             already done" in said.getvalue()
     assert "search" not in said.getvalue() and "will be tried again" not in said.getvalue()
     assert webserver.leader(home) is None
-    states = {d["study"]: d["state"] for d in catalog.studies(Store.from_url(home.store))}
+    states = {d["study"]: d["state"] for d in dag_runs.recorded(Store.from_url(home.store))}
     assert states == {"audit": "success", "broken": "failed"}
     units = [instance for instance in instances if instance["task_id"].endswith(".units") and instance["duration"]]
     assert _at_once(units) == 2

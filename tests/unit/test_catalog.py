@@ -7,7 +7,7 @@ import duckdb
 import pytest
 from making import put_data, run_study
 
-from simgap import catalog, runs, schema, sql
+from simgap import catalog, publishing, runs, schema, sql
 from simgap.errors import SimgapError
 from simgap.store import Store
 
@@ -53,25 +53,25 @@ def dumped(store: Store) -> dict[str, list]:
 
 def test_the_catalog_made_anew_has_the_same_rows(audit):
     store, _ = audit
-    catalog.publish(store)
+    publishing.publish(store)
     before = dumped(store)
     store.delete(catalog.PATH)
     with pytest.raises(
         SimgapError, match=r"catalog/simgap.duckdb: no catalog yet; `make study` or `simgap catalog` makes it"
     ):
         ask(store, "from runs")
-    catalog.publish(Store(store.root))
+    publishing.publish(Store(store.root))
     assert dumped(store) == before
 
 
 def test_an_empty_stores_catalog_has_every_table_and_no_row(store):
-    catalog.publish(store)
+    publishing.publish(store)
     assert all(not rows for rows in dumped(store).values())
 
 
 def test_any_duckdb_can_open_it(audit):
     store, _ = audit
-    place = store.url(catalog.publish(store)).removeprefix("file://")
+    place = store.url(publishing.publish(store)).removeprefix("file://")
     with duckdb.connect(place, read_only=True) as connection:
         assert connection.sql("select count(*) from audit.proximity").fetchall() == [(64,)]
 
@@ -80,7 +80,7 @@ def test_a_studys_schema_is_of_its_latest_finished_dag_run(audit, audit_file):
     store, _ = audit
     run_study(store, audit_file, "manual__2", splits=["least"], tests=["t1"])
     store.put("studies/audit/manual__3/study.json", b"{}")  # begun, not finished
-    catalog.publish(store)
+    publishing.publish(store)
     assert {row["split"] for row in ask(store, "select split from splits", "audit")} == {"least"}
     assert {row["split"] for row in ask(store, "select split from main.splits", "audit")} > {"least", "pruned"}
     assert {row["test_set"] for row in ask(store, "select test_set from thresholds", "audit")} == {"t1"}
@@ -99,7 +99,7 @@ def test_a_dag_run_that_was_killed_before_it_published_is_not_finished(store, au
     store.put("studies/audit/manual__2/study.json", store.get(made.resolved))
     store.put("studies/audit/manual__2/runs.json", store.get("studies/audit/manual__1/runs.json"))
     assert not catalog.holds(store, "audit", "manual__2")
-    catalog.publish(store)
+    publishing.publish(store)
     assert catalog.holds(store, "audit", "manual__2")
 
 
@@ -108,14 +108,14 @@ def test_a_run_committed_while_the_catalog_is_made_is_in_it(audit, monkeypatch):
     late = f"{made.roles['split/least']}/run.json"
     document = store.get(late)
     store.delete(late)
-    fill = catalog.fill
+    fill = publishing.fill
 
     def slow(*args):
         fill(*args)
         store.create(late, document)
 
-    monkeypatch.setattr(catalog, "fill", slow)
-    catalog.publish(Store(store.root))
+    monkeypatch.setattr(publishing, "fill", slow)
+    publishing.publish(Store(store.root))
     assert ask(store, "select count(*) as n from main.splits where split = 'least'") == [{"n": 1}]
 
 
@@ -125,8 +125,8 @@ def test_a_run_of_an_older_revision_is_left_out_and_said_so(audit):
     document = json.loads(store.get(f"{path}/run.json"))
     store.put(f"{path}/run.json", json.dumps({**document, "revision": 0}).encode())
     store = Store(store.root)
-    catalog.publish(store)
-    assert catalog.left_out(store) == [path]
+    publishing.publish(store)
+    assert publishing.left_out(store) == [path]
     assert ask(store, "from splits where split = 'least'") == []
     assert ask(store, f"select revision from runs where run = '{path}'") == [{"revision": 0}]
 
@@ -158,7 +158,7 @@ def test_a_run_of_an_older_revision_is_left_out_and_said_so(audit):
 )
 def test_a_query_cannot_read_elsewhere_or_change_anything(audit, tmp_path, statement):
     store, _ = audit
-    catalog.publish(store)
+    publishing.publish(store)
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
     before = [(entry.path, entry.etag) for entry in store.list("")]
@@ -198,7 +198,7 @@ def test_every_question_runs_on_an_audit_and_on_nothing(read_audit, store, quest
     found = ask(read_audit[0], statement, "audit")
     if question in ("gaps", "hull_by_source", "certificates", "nearest_pairs"):
         assert found
-    catalog.publish(store)
+    publishing.publish(store)
     assert ask(store, statement) == []
 
 

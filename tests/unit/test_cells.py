@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from making import labelled, put_checkpoint, put_test_set, put_trained_study, tar
 
-from simgap import catalog, cells, flow, reevaluation, requests, runs, worker
+from simgap import catalog, cells, dag_runs, flow, reevaluation, requests, runs, worker
 from simgap.errors import SimgapError
 from simgap.register import register
 from simgap.store import Store
@@ -122,10 +122,10 @@ def test_shards_that_hold_nothing_and_weights_that_are_damaged_fail_by_themselve
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     put_test_set(two_studies, "t", labelled(range(900, 909)))
     two_studies.put("u/test/0.tar", tar([]))
-    latest = catalog.latest_dag_run(two_studies, "one")
+    latest = dag_runs.latest_of(two_studies, "one")
     assert latest
     bad = {"train/bad-0": put_checkpoint(two_studies, "one", "bad-0", tmp_path / "bad.pt")}
-    flow.end(two_studies, f"studies/one/{latest['dag_run']}/study.json", "success", latest["runs"] | bad)
+    dag_runs.end(two_studies, f"studies/one/{latest['dag_run']}/study.json", "success", latest["runs"] | bad)
     _, note = reevaluate(two_studies, "r1")
     failed = {line for line in note.splitlines() if line.endswith(": failed")}
     assert failed == {

@@ -9,7 +9,7 @@ import pytest
 from making import Made, committed
 from typer.testing import CliRunner
 
-from simgap import catalog, cli
+from simgap import catalog, cli, publishing
 from simgap.check import check
 from simgap.requests import Report
 from simgap.store import Store
@@ -26,7 +26,7 @@ def kept(store: Store) -> list[str]:
 def audit(audit: tuple[Store, Made]) -> Store:
     """A copy of the finished audit, with a catalog of its own."""
     store, _ = audit
-    catalog.publish(store)
+    publishing.publish(store)
     return store
 
 
@@ -69,7 +69,7 @@ def test_a_catalog_that_says_something_else_is_told(audit: Store) -> None:
         audit.download(catalog.PATH, file)
         with duckdb.connect(str(file)) as connection:
             connection.execute("update splits set samples = samples + 1")
-        catalog.seal(file)
+        publishing.seal(file)
         audit.upload(catalog.PATH, file)
     anew = "`simgap catalog` makes it anew"
     assert list(check(audit)) == [f"catalog/simgap.duckdb: table splits does not hold what the runs say; {anew}"]

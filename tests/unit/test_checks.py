@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from simgap import catalog, checks
+from simgap import catalog, checks, publishing
 from simgap.store import Store
 
 
@@ -21,7 +21,7 @@ def test_a_finished_studys_catalog_is_sound(read_audit):
 @pytest.fixture
 def published(audit):
     store, made = audit
-    catalog.publish(store)
+    publishing.publish(store)
     return store, made
 
 
@@ -46,7 +46,7 @@ def test_rows_and_inputs_whose_run_is_gone_are_told(published):
     store, made = published
     gone = made.roles["embed/b"]
     store.delete(f"{gone}/run.json")
-    catalog.publish(Store(store.root))
+    publishing.publish(Store(store.root))
     lines = wrong(store)
     assert f"row without run: table study_runs, run {gone}, rows 1" in lines
     assert f"input without run: run {made.roles['search/b/t1']}, input {gone}" in lines

@@ -6,7 +6,7 @@ import pytest
 from making import NOTHING, Made, committed
 from typer.testing import CliRunner
 
-from simgap import catalog, cli, flow, garbage, runs
+from simgap import catalog, cli, dag_runs, flow, garbage, publishing, runs
 from simgap.check import check
 from simgap.errors import SimgapError
 from simgap.requests import Embed, Report, Tower
@@ -18,7 +18,7 @@ AT_ONCE = timedelta(0)
 @pytest.fixture
 def store(audit: tuple[Store, Made]) -> Store:
     store, _ = audit
-    catalog.publish(store)
+    publishing.publish(store)
     return store
 
 
@@ -45,7 +45,7 @@ def test_a_run_that_no_study_names_goes_its_commit_first(store: Store) -> None:
 
 def test_what_a_needed_run_was_made_from_is_needed(store: Store) -> None:
     path = "studies/audit/manual__1/runs.json"
-    dag_run = runs.DagRun.model_validate_json(store.get(path))
+    dag_run = dag_runs.DagRun.model_validate_json(store.get(path))
     last = {role: run for role, run in dag_run.runs.items() if role.startswith("verify/")}
     store.put(path, dag_run.model_copy(update={"runs": last}).to_bytes())
     kept = {part.run.split("/")[1] for part in garbage.find(store, AT_ONCE)}
@@ -53,7 +53,7 @@ def test_what_a_needed_run_was_made_from_is_needed(store: Store) -> None:
 
 
 def test_lost_tries_go_and_the_run_stays_whole(store: Store) -> None:
-    [run] = [path for role, path in catalog.studies(store)[0]["runs"].items() if role == "embed/a"]
+    [run] = [path for role, path in dag_runs.recorded(store)[0]["runs"].items() if role == "embed/a"]
     store.put(f"{run}/units/0000-deadbeef.embeddings.parquet", b"half")
     store.put(f"{run}/kept/0000/latest.pt", b"a checkpoint")
     found = garbage.find(store, AT_ONCE)
@@ -82,14 +82,14 @@ def test_what_a_failed_study_made_is_kept_for_its_next_try(store: Store, audit_f
     resolved = flow.resolve(store, audit_file, "manual__2", {})
     request = embed("of-the-failed")
     committed(store, request, {}, dag_run="manual__2")
-    flow.end(store, resolved, "failed", {})
+    dag_runs.end(store, resolved, "failed", {})
     assert garbage.find(store, AT_ONCE) == []
 
 
 def test_gc_asks_first_and_takes_what_it_removed_out_of_the_catalog(store: Store, monkeypatch) -> None:
     monkeypatch.setenv("SIMGAP_STORE", store.root)
     lonely = committed(store, embed("lonely"), {}).run
-    catalog.publish(store)
+    publishing.publish(store)
     for arguments, answer, left in [(["--dry-run"], "", 1), ([], "n\n", 1), ([], "y\n", 0)]:
         done = CliRunner().invoke(cli.app, ["store", "gc", "--grace-days", "0", *arguments], input=answer)
         assert done.exit_code == 0 and "lonely" in done.output, done.output

@@ -6,7 +6,7 @@ import sys
 import pytest
 from making import committed, run_study
 
-from simgap import catalog, cli, lineage, requests, runs, schema
+from simgap import catalog, cli, lineage, publishing, requests, runs, schema
 from simgap.errors import SimgapError
 from simgap.request import Input
 from simgap.store import Store
@@ -80,7 +80,7 @@ def simgap(capsys, monkeypatch):
 def test_a_score_leads_to_every_shard_of_every_data_set(audit, simgap):
     store, made = audit
     score = scored(store, made.roles)
-    catalog.publish(store)
+    publishing.publish(store)
     code, out, _ = simgap(store, score, "--shards")
     assert code == 0
     shards = catalog.ask(store, "select dataset, shard, sha256 from shards").to_pylist()
@@ -141,7 +141,7 @@ def test_a_tree_holds_each_run_once(read_audit):
 def test_down_is_up_read_backwards_and_says_which_studies_name_a_run(audit, simgap):
     store, made = audit
     score = scored(store, made.roles)
-    for run in (run.run for run in catalog.committed(store)):
+    for run in (run.run for run in publishing.committed(store)):
         assert (score in lineage.down(store, run)) == (run in lineage.up(store, score)), run
     out = simgap(store, "a/00001.tar", "--down")[1].splitlines()
     assert out[0] == f"ingest  {made.roles['ingest/a']}"

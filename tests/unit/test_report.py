@@ -225,7 +225,7 @@ class Recorder:
 def made(folder: Path, asked: Study, tables: dict[str, Rows], store: Store) -> Recorder:
     task: Any = Recorder(asked, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.catalog, "connect", lambda *_: catalog(tables))
+        patch.setattr(stage.publishing, "connect", lambda *_: catalog(tables))
         stage.report([task], store)
     return task
 

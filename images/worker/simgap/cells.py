@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from typing import Any
 
-from simgap import catalog, runs, steps
+from simgap import dag_runs, publishing, runs, steps
 from simgap.errors import SimgapError
 from simgap.request import Frozen, Request
 from simgap.requests import Evaluate, Ingest, Score, from_document
@@ -86,9 +86,9 @@ def all_cells(store: Store) -> Cells:
 
     A checkpoint or test set that several studies share is one.
     """
-    dag_runs = catalog.studies(store)
-    registered = [d for d in dag_runs if d["study"] == REGISTERED and d["state"] == "success"]
-    studies = [d for name, d in catalog.latest(dag_runs).items() if name not in (REGISTERED, REEVALUATE)]
+    begun = dag_runs.recorded(store)
+    registered = [d for d in begun if d["study"] == REGISTERED and d["state"] == "success"]
+    studies = [d for name, d in dag_runs.latest(begun).items() if name not in (REGISTERED, REEVALUATE)]
     checkpoints = {f"{c.study}/{c.name}": c for d in [*studies, *registered] for c in _checkpoints(d)}
     tests, unreadable = _tests(store, studies)
     for label, checkpoint in list(checkpoints.items()):
@@ -225,7 +225,7 @@ def _own_scores(cells: Cells, known: Known) -> Iterator[tuple[str, Score]]:
     current = {known.input(role).content for role in known.roles if role.startswith("evaluate/")}
     for study, path in cells.scored.items():
         run = runs.find(known.store, path)
-        if run is None or catalog.outdated(run):
+        if run is None or publishing.outdated(run):
             continue
         request = _score_request(known.store, path)
         if (read := _predictions(request)) <= current:

@@ -10,9 +10,10 @@ from hashlib import file_digest
 
 import pyarrow as pa
 
-from simgap import catalog, checks, runs
+from simgap import catalog, checks, dag_runs, publishing, runs
+from simgap.dag_runs import DagRun
 from simgap.errors import Missing, SimgapError
-from simgap.runs import DagRun, File, Run, Table
+from simgap.runs import File, Run, Table
 from simgap.store import BLOCKS_AT_ONCE, Store
 
 Progress = Callable[[int, int], object]
@@ -85,7 +86,7 @@ def _dag_runs(store: Store, committed: set[str]) -> Iterator[str]:
 
 def _shards(store: Store) -> Iterator[str]:
     """The data where it lies: an etag tells that a shard is the one ingested; where it is another, the checksum."""
-    ended = {d["study"]: d for d in catalog.studies(store) if d["state"] == "success"}
+    ended = {d["study"]: d for d in dag_runs.recorded(store) if d["state"] == "success"}
     ingested = {run for d in ended.values() for role, run in d["runs"].items() if role.startswith("ingest/")}
     for run in sorted(ingested):
         for shard in runs.read(store, run, "shards", ["uri", "etag", "sha256"]).to_pylist():
@@ -100,11 +101,11 @@ def _is(store: Store, uri: str, etag: str, sha256: str) -> bool:
 def _catalog(store: Store) -> Iterator[str]:
     anew = "`simgap catalog` makes it anew"
     if not store.exists(catalog.PATH):
-        if any(d["state"] == "success" for d in catalog.studies(store)):
+        if any(d["state"] == "success" for d in dag_runs.recorded(store)):
             yield f"{catalog.PATH}: {GONE}; {anew}"
-    elif not catalog.intact(store):
+    elif not publishing.intact(store):
         yield f"{catalog.PATH}: {ALTERED}; {anew}"
-    elif tables := catalog.stale(store):
+    elif tables := publishing.stale(store):
         yield from (f"{catalog.PATH}: table {table} does not hold what the runs say; {anew}" for table in tables)
     else:
         listed = [{"path": entry.path, "bytes": entry.size} for entry in store.list("runs")]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simgap import catalog, events, runs, show, sql, store_cli, worker
+from simgap import catalog, events, publishing, runs, show, sql, store_cli, worker
 from simgap import lineage as graph
 from simgap import register as register_
 from simgap.again import again as do_again
@@ -94,8 +94,8 @@ def register(
 def catalog_() -> None:
     """Make the catalog anew from what the store holds."""
     store = Store.from_environment()
-    print(store.url(catalog.publish(store)))
-    for path in catalog.left_out(store):
+    print(store.url(publishing.publish(store)))
+    for path in publishing.left_out(store):
         err.print(f"left out, made by a revision that means something else: {path}")
 
 

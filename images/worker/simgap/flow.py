@@ -1,12 +1,10 @@
 """What a scheduler calls: resolve a study, plan and commit its stages, publish what came of it. All of it is light."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from simgap import catalog, cells, events, runs, steps, summary
+from simgap import catalog, cells, dag_runs, events, publishing, runs, steps, summary
 from simgap import study as studies
 from simgap.errors import SimgapError, StoreFailed
 from simgap.request import Frozen, Request
@@ -40,16 +38,8 @@ def resolve(store: Store, study_file: Path, dag_run: str, parameters: dict[str, 
     """Writes the study as this DAG run will follow it, file and form together; returns its path in the store."""
     study = studies.load(study_file).chosen(**parameters)
     path = f"studies/{study.name}/{dag_run}/study.json"
-    begin(store, path, study)
+    dag_runs.begin(store, path, study)
     return path
-
-
-def begin(store: Store, resolved: str, document: Frozen) -> None:
-    """Writes what a DAG run is to follow, and that it began."""
-    data = document.model_dump_json(by_alias=True, indent=1).encode()
-    begun = runs.DagRun(study=sha256(data).hexdigest(), started=datetime.now(UTC))
-    store.put(_runs_json(resolved), begun.to_bytes())
-    store.put(resolved, data)
 
 
 def plan(
@@ -106,15 +96,8 @@ def _kind(store: Store, run: runs.Run) -> str:
 
 def publish(store: Store, resolved: str, roles: Roles) -> str:
     """Writes down in runs.json how the DAG run ended, then makes the catalog; returns the catalog's path."""
-    end(store, resolved, "success", roles)
-    return catalog.publish(store)
-
-
-def end(store: Store, resolved: str, state: str, roles: Roles) -> None:
-    """Writes down in runs.json that a DAG run ended, and with which runs."""
-    begun = runs.DagRun.model_validate_json(store.get(_runs_json(resolved)))
-    ended = begun.model_copy(update={"ended": datetime.now(UTC), "state": state, "runs": roles})
-    store.put(_runs_json(resolved), ended.to_bytes())
+    dag_runs.end(store, resolved, "success", roles)
+    return publishing.publish(store)
 
 
 def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Roles | None:
@@ -130,10 +113,6 @@ def finished(store: Store, study_file: Path, parameters: dict[str, Any]) -> Role
     except SimgapError:
         return None  # what is wrong is told by the stage itself, in its place
     return roles if _published(store, study, roles) else None
-
-
-def _runs_json(resolved: str) -> str:
-    return resolved.removesuffix("study.json") + "runs.json"
 
 
 def _asked(store: Store, resolved: str, stage: str, part: str | None, known: steps.Known) -> dict[str, Request]:
@@ -156,7 +135,7 @@ def _committed(store: Store, path: str, lineage: dict[str, Any], *, partly: bool
 
 
 def _published(store: Store, study: Study, roles: Roles) -> bool:
-    found = catalog.latest_dag_run(store, study.name)
+    found = dag_runs.latest_of(store, study.name)
     return found is not None and found["runs"] == roles and catalog.holds(store, study.name, found["dag_run"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from simgap import catalog, runs
+from simgap import dag_runs, runs
 from simgap.errors import SimgapError
 from simgap.runs import Run
 from simgap.store import Entry, Store
@@ -33,8 +33,8 @@ def find(store: Store, grace: timedelta) -> list[Garbage]:
 
     Raises SimgapError while a DAG run that began within `grace` is under way: it may use any run that it finds.
     """
-    before, dag_runs = datetime.now(UTC) - grace, catalog.studies(store)
-    for d in dag_runs:
+    before, begun = datetime.now(UTC) - grace, dag_runs.recorded(store)
+    for d in begun:
         if d["state"] == "unfinished" and d["started"] and datetime.fromisoformat(d["started"]) > before:
             raise SimgapError(
                 f"studies/{d['study']}/{d['dag_run']}: under way, or killed a short while ago; wait for its end"
@@ -43,7 +43,7 @@ def find(store: Store, grace: timedelta) -> list[Garbage]:
     for entry in store.list("runs"):
         folders.setdefault("/".join(entry.path.split("/")[:3]), []).append(entry)
     committed = {run.run: run for run in runs.load_all(store, [run for run, e in folders.items() if _is_committed(e)])}
-    needed = _needed(store, committed, dag_runs)
+    needed = _needed(store, committed, begun)
     found = [_garbage(run, entries, committed.get(run), run in needed) for run, entries in folders.items()]
     return [part for part in found if part.objects and max(e.modified for e in part.objects) < before]
 
@@ -52,10 +52,10 @@ def _is_committed(entries: list[Entry]) -> bool:
     return any(entry.path.endswith(COMMIT) for entry in entries)
 
 
-def _needed(store: Store, committed: dict[str, Run], dag_runs: list[dict[str, Any]]) -> set[str]:
+def _needed(store: Store, committed: dict[str, Run], begun: list[dict[str, Any]]) -> set[str]:
     """The runs that a DAG run names, those that one made which did not end well, and all that these were made from."""
-    failed = {d["dag_run"] for d in dag_runs if d["state"] != "success"}
-    todo = [run for d in dag_runs for run in d["runs"].values()]
+    failed = {d["dag_run"] for d in begun if d["state"] != "success"}
+    todo = [run for d in begun for run in d["runs"].values()]
     todo += [run.run for run in committed.values() if run.lineage.get("dag_run") in failed]
     needed: set[str] = set()
     while todo:

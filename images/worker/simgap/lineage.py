@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simgap import catalog, runs
+from simgap import dag_runs, publishing, runs
 from simgap.errors import SimgapError
 from simgap.runs import Run
 from simgap.store import FOLDER, Store
@@ -33,7 +33,7 @@ def up(store: Store, path: str) -> Edges:
 def down(store: Store, path: str) -> Edges:
     """What was made from a run, of all that is committed."""
     made: Edges = {}
-    for run in catalog.committed(store):
+    for run in publishing.committed(store):
         for source in sources(store, run.run):
             made.setdefault(source, []).append(run.run)
     return _reached(path, lambda run: sorted(made.get(run, [])))
@@ -56,7 +56,7 @@ def tree(path: str, edges: Edges) -> Node:
 def data_sets(store: Store, paths: Iterable[str], *, shards: bool) -> dict[str, dict[str, Any]]:
     """Rows of the catalog's `datasets` by ingest run, each with its rows of `shards`, if asked for, as `listed`."""
     ingested = [path for path in paths if path.startswith("runs/ingest/") and runs.find(store, path)]
-    with catalog.connect(store, ingested) as connection:
+    with publishing.connect(store, ingested) as connection:
         rows = connection.sql("from datasets").to_arrow_table().to_pylist()
         listed = connection.sql("from shards order by shard").to_arrow_table().to_pylist() if shards else []
     found = {row["run"]: row | {"listed": []} for row in rows}
@@ -68,7 +68,7 @@ def data_sets(store: Store, paths: Iterable[str], *, shards: bool) -> dict[str, 
 def named_by(store: Store) -> dict[str, dict[str, list[str]]]:
     """The DAG runs that name a run, by study, for each run that is named."""
     found: dict[str, dict[str, list[str]]] = {}
-    for dag_run in catalog.studies(store):
+    for dag_run in dag_runs.recorded(store):
         for run in sorted(set(dag_run["runs"].values())):
             found.setdefault(run, {}).setdefault(dag_run["study"], []).append(dag_run["dag_run"])
     return found
@@ -141,17 +141,17 @@ def _relative(store: Store, place: str) -> str:
 def _existing(store: Store, folder: str) -> str:
     if runs.find(store, folder):
         return folder
-    there = [run.run for run in catalog.committed(store)]
+    there = [run.run for run in publishing.committed(store)]
     of_stage = [run for run in there if run.startswith(folder.rpartition("/")[0] + "/")]
     raise SimgapError(f"{folder}: no committed run; there are: {_few(of_stage or there)}")
 
 
 def _latest_roles(store: Store, study: str | None) -> dict[str, dict[str, str]]:
     """The roles of each study's latest finished DAG run, or of one study's."""
-    names = sorted({d["study"] for d in catalog.studies(store)})
+    names = sorted({d["study"] for d in dag_runs.recorded(store)})
     if study is not None and study not in names:
         raise SimgapError(f"study {study!r}: none of the store's: {_few(names)}")
-    latest = {name: catalog.latest_dag_run(store, name) for name in names if study in (None, name)}
+    latest = {name: dag_runs.latest_of(store, name) for name in names if study in (None, name)}
     return {name: found["runs"] for name, found in latest.items() if found}
 
 
@@ -169,7 +169,7 @@ def _read_from(store: Store, place: str, of: dict[str, dict[str, str]] | None) -
     """The ingest runs that read a shard: all of them, or those of studies."""
     known = {run for roles in of.values() for run in roles.values()} if of is not None else None
     ingested = [
-        run for run in catalog.committed(store) if run.stage == "ingest" and (known is None or run.run in known)
+        run for run in publishing.committed(store) if run.stage == "ingest" and (known is None or run.run in known)
     ]
     return {run.run: [] for run in ingested if any(place in names for names in _listed(store, run))}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from simgap import catalog, cells, flow, sql
+from simgap import catalog, cells, dag_runs, flow, sql
 from simgap.cells import Cells, Roles
 from simgap.request import Frozen
 from simgap.store import Store
@@ -38,7 +38,7 @@ def find(store: Store, dag_run: str, checkpoints: list[str], tests: list[str]) -
     answered = cells.answered(store, asked, roles)
     path, stale = f"studies/{REEVALUATE}/{dag_run}/study.json", len(asked.pairs) - len(answered)
     if stale or asked.unreadable:
-        flow.begin(store, path, asked)
+        dag_runs.begin(store, path, asked)
         return Found(resolved=path, note=f"{stale} of {len(asked.pairs)} cells are missing or stale")
     _bring_up_to_date(store, path, asked)
     return Found(resolved=None, note=f"nothing is stale: {len(answered)} cells are answered")
@@ -60,9 +60,9 @@ def publish(store: Store, resolved: str, roles: Roles) -> Outcome:
 
 def _bring_up_to_date(store: Store, path: str, asked: Cells) -> None:
     """The leaderboard is of the latest re-evaluation: where a study has changed what is found, one more is published."""
-    roles, latest = cells.found(store, asked), catalog.latest_dag_run(store, REEVALUATE)
+    roles, latest = cells.found(store, asked), dag_runs.latest_of(store, REEVALUATE)
     if asked.pairs and (latest is None or latest["runs"] != roles):
-        flow.begin(store, path, asked)
+        dag_runs.begin(store, path, asked)
         flow.publish(store, path, roles)
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import TypeAdapter, ValidationError
 
-from simgap import flow, runs, worker
+from simgap import dag_runs, flow, runs, worker
 from simgap.errors import SimgapError
 from simgap.requests import Register
 from simgap.steps import pretrained_tower
@@ -21,7 +21,7 @@ def register(store: Store, name: str, model: str, weights: str) -> runs.Run:
         runs.begin(store, request)
         made = worker.do_run(store, request.path)
     resolved = f"studies/{REGISTERED}/{name}/study.json"
-    flow.begin(store, resolved, request.weights)
+    dag_runs.begin(store, resolved, request.weights)
     flow.publish(store, resolved, {f"register/{name}": made.run})
     return made
 

@@ -93,16 +93,6 @@ class Run(Sealed):
         return Input(run=self.run, content=self.content)
 
 
-class DagRun(Sealed):
-    """runs.json: how a DAG run went, and every run that it made or found, by role. `study` is study.json's checksum."""
-
-    study: str
-    started: datetime
-    ended: datetime | None = None
-    state: str = "unfinished"
-    runs: dict[str, str] = {}
-
-
 def begin(store: Store, request: Request, coarser: int = 1) -> None:
     """Writes what is asked and its cut into units; a request that was begun before stays as it is, cut and all."""
     if store.create(f"{request.path}/request.json", pretty(request.document())) or not store.exists(

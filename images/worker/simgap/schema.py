@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from simgap import sql
@@ -40,6 +41,20 @@ def rows(name: str, given: Iterable[Mapping[str, Any]]) -> pa.Table:
     columns = {column: type_ for column, type_ in table(name).columns.items() if column != "run"}
     schema = pa.schema([(column, ARROW_TYPES[type_]) for column, type_ in columns.items()])
     return pa.Table.from_pylist(list(given), schema)
+
+
+def restrict(connection: duckdb.DuckDBPyConnection, name: str, main: str, study: str, dag_run: str) -> None:
+    """Makes a schema of this name, with each table of schema `main` restricted to the runs of one DAG run of a study."""
+    this_run = f"study = {_quoted(study)} and dag_run = {_quoted(dag_run)}"
+    of_study = f"run in (select run from {main}.study_runs where {this_run})"
+    connection.execute(f"create schema {name}")
+    for table in tables():
+        where = this_run if table.name in ("studies", "study_runs") else of_study
+        connection.execute(f"create view {name}.{table.name} as select * from {main}.{table.name} where {where}")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _columns(declared: str) -> dict[str, str]:

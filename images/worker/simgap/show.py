@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from simgap import catalog, runs, sql
+from simgap import catalog, dag_runs, runs, sql
 from simgap import lineage as graph
 from simgap.errors import SimgapError
 from simgap.store import Store
@@ -65,7 +65,7 @@ def write(table: pa.Table, format: FileFormat, target: Path) -> None:
 
 def results(store: Store, study: str, console: Console) -> None:
     """A study's results table, then where its report and the catalog are."""
-    found = catalog.latest_dag_run(store, study)
+    found = dag_runs.latest_of(store, study)
     question = "results" if found and "score" in found["runs"] else "gaps"
     console.print(_for_the_eye(catalog.ask(store, sql.text(f"questions/{question}"), study)))
     report = (
@@ -106,8 +106,8 @@ def _run_label(store: Store, node: graph.Node, data_set: dict[str, Any], named_b
     if data_set:
         told = "{role} {dataset} · {uri} · shards {shards:,} · samples {samples:,} · sha256 {sha256}".format(**data_set)
         lines.append(Text(told))
-    for study, dag_runs in named_by.items():
-        lines.append(Text(f"named by study {study}: {', '.join(dag_runs)}"))
+    for study, ids in named_by.items():
+        lines.append(Text(f"named by study {study}: {', '.join(ids)}"))
     return Text("\n").join(lines)
 
 

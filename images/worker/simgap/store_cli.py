@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from simgap import catalog, garbage, progress
 from simgap import check as checks
+from simgap import garbage, progress, publishing
 from simgap.errors import SimgapError
 from simgap.store import Store
 
@@ -57,7 +57,7 @@ def gc(
     asked = {entry for part in found for entry in part.objects}
     again = [part for part in garbage.find(store, grace) if asked.issuperset(part.objects)]  # a study may have begun
     garbage.remove(store, again)
-    catalog.publish(store)
+    publishing.publish(store)
     print(f"{sum(len(part.objects) for part in again):,} objects removed")
 
 

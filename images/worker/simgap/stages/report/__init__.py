@@ -1,6 +1,6 @@
 """The report: one self-contained HTML file that says what a study found and how each number was made."""
 
-from simgap import catalog
+from simgap import publishing
 from simgap.requests import Report
 from simgap.stages.report.charts import render
 from simgap.stages.report.material import Material
@@ -16,7 +16,7 @@ def report(tasks: list[Task[Report]], store: Store) -> None:
     for task in tasks:
         sources = [source.run for source in task.request.sources]
         study = Study.model_validate(task.request.study)
-        with catalog.connect(store, sources) as connection:
+        with publishing.connect(store, sources) as connection:
             material = Material(study, connection, store)
             found = sections(material)
         drawings = _draw(task, [figure for section in found for figure in section.figures])
