@@ -23,8 +23,9 @@ SHARE_AT_A_WRITE = 0.6
 SHARE_OF_TWO_AT_ONCE = 0.2
 SHARE_OF_MINIO = 0.12
 SECONDS_AFTER_A_WRITE_BEGAN = 0.03
-KILLS_FOR_ONE_IN_TIME = 2.4
+KILLS_FOR_ONE_IN_TIME = 1.3
 """Some moments come too late: the step is done before them."""
+CHANCE_AT_MOST = 0.95
 TRIES_AT_MOST = 50
 
 Do = Callable[[Step], Any]
@@ -137,7 +138,7 @@ class Disturbed:
         left = sum(max(0, count) * _weight(*of) for of, count in self._steps_left.items())
         weight = _weight(step.kind, step.stage)
         expected = KILLS_FOR_ONE_IN_TIME * self.kills_left * weight / max(left, weight)
-        return 1.0 if step.kind == "publish" and self.kills_left else expected / (1 + expected)
+        return 1.0 if step.kind == "publish" and self.kills_left else min(CHANCE_AT_MOST, expected)
 
     def _kill(self, step: Step, started: list[Running]) -> bool:
         """Strikes one of the processes, or MinIO, at a random moment; True when it was MinIO."""
