@@ -43,30 +43,37 @@ class StudyThroughAirflow:
         dice, started = random.Random(seed), time.monotonic()
         moments = sorted(dice.sample(range(units * 9 // 10), kills))
         victims = dice.sample(list(VICTIMS), counts=[-(-kills // len(VICTIMS))] * len(VICTIMS), k=kills)
-        console = self._start()
-        while console.poll() != 0:
-            assert time.monotonic() - started < SECONDS_FOR_ALL, f"not done in {SECONDS_FOR_ALL} s; see {self.said}"
-            if console.poll() is not None:
+        try:
+            self._go(dice, moments, victims)
+        finally:
+            self._console.kill()
+            self.seconds = time.monotonic() - started
+
+    def _go(self, dice: random.Random, moments: list[int], victims: list[str]) -> None:
+        until = time.monotonic() + SECONDS_FOR_ALL
+        self._start()
+        while self._console.poll() != 0:
+            assert time.monotonic() < until, f"not done in {SECONDS_FOR_ALL} s; see {self.said}"
+            if self._console.poll() is not None:
                 assert self.starts <= self.kills.total(), f"it ended badly by itself; see {self.said}"
-                console = self._start()
+                self._start()
             if victims and self._units_done() >= moments[0]:
                 time.sleep(dice.uniform(0, SECONDS_AFTER))
-                if self._strike(console, victims[0]):
+                if self._strike(victims[0]):
                     victims, moments = victims[1:], moments[1:]
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self.seconds = time.monotonic() - started
-        assert not victims, f"the study was done before it was killed {kills} times"
+        assert not victims, f"the study was done before {', '.join(victims)} could be killed"
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         self.starts += 1
         environment = os.environ | self.bucket.environment(self.prefix)
         with self.said.open("ab") as said:
             command = [sys.executable, "-c", STUDY, str(self.home.path), str(self.home.dags)]
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+            self._console = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
 
-    def _strike(self, console: subprocess.Popen[bytes], victim: str) -> bool:
+    def _strike(self, victim: str) -> bool:
         """Kills one of the study's processes, if there is one of this kind."""
-        for process in _processes_of(console, victim):
+        for process in _processes_of(self._console, victim):
             process.send_signal(signal.SIGKILL)
             self.kills[victim] += 1
             return True
