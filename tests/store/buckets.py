@@ -91,14 +91,14 @@ class Bucket:
 class Minio:
     """A `minio server` on a free port of 127.0.0.1, its data in a folder: what it has stored, it has after a kill too."""
 
-    def __init__(self, program: str, folder: Path) -> None:
-        self._program, self._folder = program, folder
+    def __init__(self, program: str, folder: Path, **settings: str) -> None:
+        self._program, self._folder, self._settings = program, folder, settings
         self.port = _free_port()
         self.endpoint = Endpoint(f"http://127.0.0.1:{self.port}", secrets.token_hex(10), f"{secrets.token_hex(20)}+/")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        root = {"MINIO_ROOT_USER": self.endpoint.key, "MINIO_ROOT_PASSWORD": self.endpoint.secret}
+        root = {"MINIO_ROOT_USER": self.endpoint.key, "MINIO_ROOT_PASSWORD": self.endpoint.secret} | self._settings
         command = [
             self._program,
             "server",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import proxy
 import pytest
-from buckets import Bucket, Endpoint
+from buckets import Bucket, Endpoint, Minio, found_program
 from making import put_data, run_study
 
 from simgap import catalog
@@ -51,3 +51,18 @@ def test_wrong_keys_are_told_at_once(bucket: Bucket, environment: pytest.MonkeyP
     with pytest.raises(SimgapError, match=words) as told:
         store.get("x")
     assert type(told.value) is SimgapError and value not in str(told.value) and time.monotonic() - started < 1
+
+
+def test_a_wrong_region_is_told_at_once(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not (program := found_program()):
+        pytest.skip("a MinIO of its own")
+    server = Minio(program, tmp_path, MINIO_REGION="eu-central-1")
+    server.start()
+    try:
+        server.wait_until_ready()
+        for name, value in server.endpoint.environment().items():
+            environment.setenv(name, value)
+        with pytest.raises(SimgapError, match=r"^s3://abroad/x: AWS_REGION is not the bucket's region; set it"):
+            Store("s3://abroad").get("x")
+    finally:
+        server.kill()

@@ -6,7 +6,7 @@ runs/<stage>/<name>-<key>/
   units/0003-<try>.<name>    what one try of one unit made
   units/0003.json            the unit's manifest, put-if-absent: the first try to write it has done the unit
   kept/0003/<name>           what survives a killed try (a training's checkpoints)
-  run.json                   the commit, put-if-absent: no run.json, no run
+  run.json                   the commit, put-if-absent: no run.json, no run; it has the checksum of all the others
 """
 
 import json

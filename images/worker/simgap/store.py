@@ -227,8 +227,7 @@ def _bucket(url: str, endpoint: SplitResult | None) -> S3Store:
 @cache
 def _refuse_missing_bucket(bucket: str) -> None:
     """HEAD's answer does not say whether it is the object that is missing or all of the bucket; LIST's does."""
-    with told(bucket):
-        next(iter(obstore.list(_open(bucket), "none/such")), None)
+    Store(bucket).list("none/such")
 
 
 def s3_endpoint() -> SplitResult | None:
