@@ -2,12 +2,14 @@
 
 import subprocess
 from datetime import timedelta
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, get_current_context, task
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from operators import tether
+from operators.process import ASKED_WRONGLY, sort_output, what_went_wrong
 from operators.stage import launcher
 from operators.telling import Teller
 
@@ -29,13 +31,15 @@ def verify_dag(doc: str | None) -> DAG:
 
 @task
 def check_store() -> None:
-    """`simgap store check`; its words are this task's log."""
-    with Teller(get_current_context(), "check_store").failures():
-        command = tether.command("simgap", "store", "check")
-        checked = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        print(checked.stdout)
-        if checked.returncode:
-            raise AirflowException(checked.stdout.strip().rpartition("\n")[2] or "simgap store check failed")
+    """`simgap store check`; its words are this task's log. What is damaged stays so, so it is not tried again."""
+    teller = Teller(get_current_context(), "check_store")
+    command = tether.command("simgap", "store", "check")
+    with teller.failures(), subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace") as child:
+        assert child.stdout is not None
+        last_lines = sort_output(child.stdout, print, lambda facts: teller.tell("progress", **facts))
+        if code := child.wait():
+            kind = AirflowFailException if code == ASKED_WRONGLY else AirflowException
+            raise kind(what_went_wrong(last_lines) or f"simgap store check ended with exit code {code}")
 
 
 @task
