@@ -16,7 +16,7 @@ from simgap import catalog, runs
 from simgap.store import Store
 
 WALK = """
-import json, sys, time
+import json, sys
 from datetime import datetime, UTC
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models import DagRun
@@ -24,17 +24,17 @@ from airflow.models.asset import AssetEvent, AssetModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 dag = DagBag(sys.argv[1]).dags[sys.argv[2]]
-started = time.monotonic()
 run = dag.test(logical_date=datetime.now(UTC), run_conf=json.loads(sys.argv[3]))
-seconds = time.monotonic() - started
 with create_session() as session:
     run = session.scalars(select(DagRun).where(DagRun.run_id == run.run_id)).one()
     events = session.execute(select(AssetModel.name, AssetEvent.extra).join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
                              .where(AssetEvent.source_run_id == run.run_id)).all()
+    first = min(ti.start_date for ti in run.get_task_instances(session=session) if ti.start_date)
     states = {}
     for ti in run.get_task_instances(session=session):
         states.setdefault(ti.task_id, []).append(str(ti.state))
-    told = {"state": str(run.state), "note": run.note, "seconds": seconds, "tasks": states, "run": run.run_id,
+    # from the first task's start: before it, Airflow imports its API, which a scheduler has done long since
+    told = {"state": str(run.state), "note": run.note, "seconds": (run.end_date - first).total_seconds(), "tasks": states, "run": run.run_id,
             "events": {name: extra for name, extra in events}}
 print("TOLD" + json.dumps(told))
 """
