@@ -58,7 +58,9 @@ def publish_cells(resolved: Any, runs: Any) -> dict[str, Any]:
 
         there = store.Store.from_environment()
         outcome = reevaluation.publish(there, resolved, runs)
-        assets.tell(context["outlet_events"], ti.run_id, flow.made(there, outcome.roles, ti.dag_id, ti.run_id))
+        made = flow.made(there, outcome.roles, ti.dag_id, ti.run_id)
+        results = {"score": made.get("score", {})}  # news of the test sets it read would start this DAG again
+        assets.tell(context["outlet_events"], ti.run_id, results)
     ti.xcom_push(NOTE, outcome.note)
     print(outcome.note)
     return {"failed": outcome.failed, "note": outcome.note}

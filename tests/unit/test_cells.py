@@ -55,14 +55,14 @@ def test_only_what_no_study_has_answered_is_done(two_studies):
 def test_a_second_time_nothing_is_stale_and_nothing_is_written(two_studies):
     reevaluate(two_studies, "r1")
     before = [entry.path for entry in two_studies.list("")]
-    assert reevaluate(two_studies, "r2") == ({}, "nothing is stale: 4 cells are answered")
+    assert reevaluate(two_studies, "r2") == ({}, "nothing is stale; cells answered: 4")
     assert [entry.path for entry in two_studies.list("")] == before
 
 
 def test_one_study_by_itself_is_a_table_without_a_stage(store, tiny_weights):
     put_test_set(store, "t", labelled(range(6)))
     put_trained_study(store, "one", {"whole": tiny_weights[0]}, ["t"])
-    assert reevaluate(store, "r1") == ({}, "nothing is stale: 1 cells are answered")
+    assert reevaluate(store, "r1") == ({}, "nothing is stale; cells answered: 1")
     assert leaderboard(store) == {("whole-0", "t")}
 
 
@@ -116,6 +116,8 @@ def test_a_test_set_that_is_gone_does_not_hold_the_others_back(two_studies):
     assert busy["evaluate"] == 2
     assert note.startswith("two/u: test u: no .tar under 'u'")
     assert leaderboard(two_studies) == {("whole-0", "t"), ("cut-0", "t")}
+    assert reevaluate(two_studies, "r2", tests=("*/t",)) == ({}, "nothing is stale; cells answered: 2")
+    assert reevaluate(two_studies, "r3", tests=("two/u",))[1].startswith("two/u: test u: no .tar under 'u'")
 
 
 def test_shards_that_hold_nothing_and_weights_that_are_damaged_fail_by_themselves(two_studies, tmp_path):

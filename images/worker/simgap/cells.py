@@ -44,8 +44,13 @@ class Cells(Frozen):
     pairs: list[Pair]
     scored: Roles
     """By study, the run in which it scored its own checkpoints."""
-    unreadable: dict[str, str] = {}
-    """Checkpoints and test sets that are gone or broken, and why."""
+    lost_checkpoints: dict[str, str] = {}
+    lost_tests: dict[str, str] = {}
+    """What cannot be read any more, and why."""
+
+    @property
+    def lost(self) -> dict[str, str]:
+        return self.lost_checkpoints | self.lost_tests
 
 
 def ingest(cells: Cells, known: Known) -> Requests:
@@ -90,17 +95,17 @@ def all_cells(store: Store) -> Cells:
     registered = [d for d in begun if d["study"] == REGISTERED and d["state"] == "success"]
     studies = [d for name, d in dag_runs.latest(begun).items() if name not in (REGISTERED, REEVALUATE)]
     checkpoints = {f"{c.study}/{c.name}": c for d in [*studies, *registered] for c in _checkpoints(d)}
-    tests, unreadable = _tests(store, studies)
-    for label, checkpoint in list(checkpoints.items()):
-        if runs.find(store, checkpoint.run) is None:
-            unreadable[label] = f"{store.url(checkpoint.run)}: the run is gone"
-            del checkpoints[label]
+    there = {label: c for label, c in checkpoints.items() if runs.find(store, c.run)}
+    tests, lost_tests = _tests(store, studies)
     return Cells(
-        checkpoints=checkpoints,
+        checkpoints=there,
         tests=tests,
-        pairs=list(_pairs(checkpoints, tests)),
+        pairs=list(_pairs(there, tests)),
         scored={d["study"]: d["runs"]["score"] for d in studies if "score" in d["runs"]},
-        unreadable=unreadable,
+        lost_checkpoints={
+            label: f"{store.url(c.run)}: the run is gone" for label, c in checkpoints.items() if label not in there
+        },
+        lost_tests=lost_tests,
     )
 
 
@@ -109,24 +114,30 @@ def chosen(cells: Cells, roles: Roles, checkpoints: list[str], tests: list[str])
 
     Raises SimgapError for a pattern that matches nothing.
     """
-    runs_chosen = {cells.checkpoints[label].run for label in _matching("checkpoint", checkpoints, cells.checkpoints)}
-    tests_chosen = {cells.tests[label].ingest.path for label in _matching("test set", tests, cells.tests)}
+    models = _matching("checkpoint", checkpoints, [*cells.checkpoints, *cells.lost_checkpoints])
+    test_sets = _matching("test set", tests, [*cells.tests, *cells.lost_tests])
+    runs_chosen = {checkpoint.run for label, checkpoint in cells.checkpoints.items() if label in models}
+    tests_chosen = {test.ingest.path for label, test in cells.tests.items() if label in test_sets}
     pairs = [
         (checkpoint, test)
         for checkpoint, test in cells.pairs
         if f"evaluate/{checkpoint}/{test}" in roles
         or (cells.checkpoints[checkpoint].run in runs_chosen and cells.tests[test].ingest.path in tests_chosen)
     ]
-    broken = cells.unreadable if not checkpoints and not tests else {}
-    return cells.model_copy(update={"pairs": pairs, "unreadable": broken})
+    lost = {
+        "lost_checkpoints": {label: why for label, why in cells.lost_checkpoints.items() if label in models},
+        "lost_tests": {label: why for label, why in cells.lost_tests.items() if label in test_sets},
+    }
+    return cells.model_copy(update={"pairs": pairs, **lost})
 
 
 def found(store: Store, cells: Cells) -> Roles:
     """The runs of the cells that are committed, by role."""
     roles: Roles = {f"checkpoint/{label}": cells.checkpoints[label].run for label, _ in cells.pairs}
     for step in STEPS.values():
-        asked = step(cells, Known(store, roles))
-        roles |= {role: request.path for role, request in asked.items() if runs.find(store, request.path)}
+        asked = {role: request.path for role, request in step(cells, Known(store, roles)).items()}
+        there = runs.find_all(store, asked.values())
+        roles |= {role: path for role, path in asked.items() if path in there}
     return roles
 
 
@@ -153,7 +164,7 @@ def _checkpoints(dag_run: dict[str, Any]) -> Iterator[Checkpoint]:
 
 def _tests(store: Store, studies: list[dict[str, Any]]) -> tuple[dict[str, TestSet], dict[str, str]]:
     """The studies' test sets as they lie there now, and those that cannot be listed, with the reason."""
-    tests, unreadable = {}, {}
+    tests, lost = {}, {}
     for dag_run in studies:
         known, resolved = Known(store, dag_run["runs"]), dag_run["resolved"]
         for data in map(Data.model_validate, resolved["tests"]):
@@ -161,10 +172,10 @@ def _tests(store: Store, studies: list[dict[str, Any]]) -> tuple[dict[str, TestS
             try:
                 asked = steps.ingest_of(data, "test", known)
             except SimgapError as error:
-                unreadable[label] = str(error)
+                lost[label] = str(error)
             else:
                 tests[label] = TestSet(ingest=asked, protocol=resolved["evaluate"]["protocol"])
-    return tests, unreadable
+    return tests, lost
 
 
 def _pairs(checkpoints: dict[str, Checkpoint], tests: dict[str, TestSet]) -> Iterator[Pair]:

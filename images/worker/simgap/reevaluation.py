@@ -37,11 +37,11 @@ def find(store: Store, dag_run: str, checkpoints: list[str], tests: list[str]) -
     asked = cells.chosen(everything, roles, checkpoints, tests)
     answered = cells.answered(store, asked, roles)
     path, stale = f"studies/{REEVALUATE}/{dag_run}/study.json", len(asked.pairs) - len(answered)
-    if stale or asked.unreadable:
+    if stale or asked.lost:
         dag_runs.begin(store, path, asked)
-        return Found(resolved=path, note=f"{stale} of {len(asked.pairs)} cells are missing or stale")
+        return Found(resolved=path, note=f"cells missing or stale: {stale} of {len(asked.pairs)}")
     _bring_up_to_date(store, path, asked)
-    return Found(resolved=None, note=f"nothing is stale: {len(answered)} cells are answered")
+    return Found(resolved=None, note=f"nothing is stale; cells answered: {len(answered)}")
 
 
 def publish(store: Store, resolved: str, roles: Roles) -> Outcome:
@@ -53,7 +53,7 @@ def publish(store: Store, resolved: str, roles: Roles) -> Outcome:
     failed = [
         f"{checkpoint} on {test}: failed" for checkpoint, test in asked.pairs if (checkpoint, test) not in answered
     ]
-    broken = [f"{label}: {reason}" for label, reason in asked.unreadable.items()]
+    broken = [f"{label}: {reason}" for label, reason in asked.lost.items()]
     lines = [*broken, *failed, *_changes(store, resolved.split("/")[2])]
     return Outcome(roles=listed, failed=len(failed) + len(broken), note=_note(lines))
 

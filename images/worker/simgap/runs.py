@@ -226,6 +226,13 @@ def load_all(store: Store, paths: Iterable[str]) -> list[Run]:
         return list(pool.map(partial(_load, store), paths))
 
 
+def find_all(store: Store, paths: Iterable[str]) -> set[str]:
+    """Which of these runs are committed, several looked for at once."""
+    asked = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+        return {path for path, run in zip(asked, pool.map(partial(find, store), asked), strict=True) if run}
+
+
 @lru_cache(maxsize=4096)  # run.json is never written twice
 def _load(store: Store, run: str) -> Run:
     return Run.model_validate_json(store.get(f"{run}/run.json"))
