@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from making import Made, committed
+from making import Made, committed, run_study
 from typer.testing import CliRunner
 
 from simgap import catalog, cli, publishing
@@ -61,6 +61,14 @@ def test_data_that_changed_since_is_told_apart_from_data_that_was_moved(audit: S
     audit.put("a/00000.tar", audit.get("a/00001.tar"))
     [line] = check(audit)
     assert line.startswith(f"{audit.root}/a/00000.tar: changed, or gone, since runs/ingest/a-")
+
+
+def test_data_that_was_ingested_anew_since_is_no_damage(audit: Store, audit_file: Path) -> None:
+    document = audit_file.read_text().replace('name = "audit"', 'name = "later"')
+    (later := audit_file.with_name("later.toml")).write_text(document)
+    audit.put("a/00000.tar", audit.get("a/00001.tar"))
+    run_study(audit, later)
+    assert list(check(audit)) == []
 
 
 def test_a_catalog_that_says_something_else_is_told(audit: Store) -> None:

@@ -85,16 +85,20 @@ def _dag_runs(store: Store, committed: set[str]) -> Iterator[str]:
 
 
 def _shards(store: Store) -> Iterator[str]:
-    """The data where it lies: an etag tells that a shard is the one ingested; where it is another, the checksum."""
-    ended = {d["study"]: d for d in dag_runs.recorded(store) if d["state"] == "success"}
-    ingested = {run for d in ended.values() for role, run in d["runs"].items() if role.startswith("ingest/")}
-    for run in sorted(ingested):
-        for shard in runs.read(store, run, "shards", ["uri", "etag", "sha256"]).to_pylist():
-            if shard["sha256"] and not _is(store, **shard):
-                yield f"{store.url(shard['uri'])}: changed, or gone, since {run}"
+    """The data where it lies, as it was when it was last ingested for a study."""
+    ended = dag_runs.latest(dag_runs.recorded(store)).values()
+    named = {run for d in ended for role, run in d["runs"].items() if role.startswith("ingest/")}
+    last: dict[str, tuple[str, dict[str, str]]] = {}
+    for run in sorted(runs.load_all(store, named), key=lambda run: run.ended):
+        for shard in runs.read(store, run.run, "shards", ["uri", "etag", "sha256"]).to_pylist():
+            last[shard["uri"]] = run.run, shard
+    for uri, (path, shard) in last.items():
+        if shard["sha256"] and not _is(store, **shard):
+            yield f"{store.url(uri)}: changed, or gone, since {path}"
 
 
 def _is(store: Store, uri: str, etag: str, sha256: str) -> bool:
+    """An etag tells that a shard is the one ingested; where it is another, as in a store that was moved, the checksum."""
     return (store.exists(uri) and store.head(uri).etag == etag) or _digest(store, uri) == sha256
 
 
