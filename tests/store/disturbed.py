@@ -135,6 +135,8 @@ class Disturbed:
 
     def _chance(self, step: Step) -> float:
         """So that kills and steps come to an end together; a step that is done after all others takes what is left."""
+        if step.kind == "unit" and not any(stage == step.stage for stage, _ in self.tally.kills):
+            return 1.0  # no stage is spared
         left = sum(max(0, count) * _weight(*of) for of, count in self._steps_left.items())
         weight = _weight(step.kind, step.stage)
         expected = KILLS_FOR_ONE_IN_TIME * self.kills_left * weight / max(left, weight)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -85,8 +86,7 @@ class StudyThroughAirflow:
 
 def is_manifest(path: str) -> bool:
     """runs/<stage>/<name>-<key>/units/0003.json"""
-    folder, _, name = path.rpartition("/")
-    return folder.endswith("/units") and name.endswith(".json")
+    return re.fullmatch(r"runs/[^/]+/[^/]+/units/\d{4}\.json", path) is not None
 
 
 def _processes_of(console: subprocess.Popen[bytes], victim: str) -> list[psutil.Process]:

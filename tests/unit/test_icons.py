@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -166,3 +168,17 @@ def test_an_icon_that_cannot_be_drawn_is_counted_and_told(tmp_path, store):
 def test_members_carry_no_time(made):
     with tarfile.open(fileobj=io.BytesIO(read_file(*made, "emoji/00000.tar"))) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar} == {(0, 0, 0, "")}
+
+
+def test_a_pools_processes_end_with_a_parent_that_was_killed():
+    killed = """
+import multiprocessing, os, signal
+from concurrent.futures import ProcessPoolExecutor
+from simgap.stages.fetch import end_with_parent
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
+        print(*pool.map(abs, [1, 2]), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", killed], stdout=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (-9, b"1 2\n")  # all that held the pipe have ended

