@@ -93,6 +93,7 @@ class Home:
             },
             "LOGGING": {"BASE_LOG_FOLDER": self.airflow / "logs"},
             "SCHEDULER": {
+                "ORPHANED_TASKS_CHECK_INTERVAL": 30,  # seconds until what a killed scheduler left queued or running is taken up
                 "SCHEDULER_IDLE_SLEEP_TIME": 0.3,
                 "TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,  # seconds until what a kill cut off is tried again
             },
