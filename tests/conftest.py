@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as a unit has it; and threads o
 import pytest
 from making import AUDIT, MODEL, Made, labelled, put_data, put_test_set, put_trained_study, run_study
 
+from simgap import publishing
 from simgap.store import Store
 
 
@@ -52,6 +53,14 @@ def read_audit(finished_audit) -> tuple[Store, Made]:
     """The finished audit, for tests that only read it."""
     folder, made = finished_audit
     return Store(f"file://{folder}"), made
+
+
+@pytest.fixture
+def published(audit) -> Store:
+    """A copy of the finished audit, with a catalog of its own."""
+    store, _ = audit
+    publishing.publish(store)
+    return store
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from making import NOTHING, Made, committed
+from making import NOTHING, committed
 from typer.testing import CliRunner
 
 from simgap import catalog, cli, dag_runs, flow, garbage, publishing, runs
@@ -16,10 +16,8 @@ AT_ONCE = timedelta(0)
 
 
 @pytest.fixture
-def store(audit: tuple[Store, Made]) -> Store:
-    store, _ = audit
-    publishing.publish(store)
-    return store
+def store(published: Store) -> Store:
+    return published
 
 
 def embed(name: str) -> Embed:

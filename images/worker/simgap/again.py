@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from simgap import runs, worker
@@ -47,12 +46,7 @@ class _Scratch(Store):
 def damaged(store: Store, run: runs.Run) -> dict[str, str]:
     """What a run holds no longer: tables and files whose stored bytes are not those that were committed."""
     stored = [*((name, part) for name, parts in run.tables.items() for part in parts), *run.files.items()]
-    return {name: "damaged" for name, file in stored if _sha256(store, file.path) != file.sha256}
-
-
-def _sha256(store: Store, path: str) -> str:
-    with store.reader(path) as file:
-        return file_digest(file, "sha256").hexdigest()
+    return {name: "damaged" for name, file in stored if store.sha256(file.path) != file.sha256}
 
 
 def _paired(before: dict[str, str], after: dict[str, str]) -> list[tuple[str, str, str]]:

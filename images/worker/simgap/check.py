@@ -6,7 +6,6 @@ study's latest DAG run; and at the catalog, by its own checksum and against what
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import file_digest
 
 import pyarrow as pa
 
@@ -36,14 +35,20 @@ def check(store: Store, progress: Progress = lambda done, total: None) -> Iterat
 def _recorded(store: Store, progress: Progress) -> Iterator[str]:
     """Runs and DAG runs."""
     committed: list[Run] = []
-    for path in [entry.path for entry in store.list("runs") if entry.path.endswith("/run.json")]:
-        if Run.intact(data := store.get(path)) and f"{Run.model_validate_json(data).run}/run.json" == path:
-            committed.append(Run.model_validate_json(data))
+    for path, data in _all(store, "runs", "/run.json"):
+        run = Run.from_bytes(data)
+        if run and f"{run.run}/run.json" == path:
+            committed.append(run)
         else:
             yield f"{path}: {ALTERED}"
     yield from _files(store, [file for run in committed for file in runs.files_of(run)], progress)
     yield from (f"{run.run}: does not add up to what its units did" for run in committed if not _adds_up(store, run))
     yield from _dag_runs(store, {run.run for run in committed})
+
+
+def _all(store: Store, folder: str, ending: str) -> Iterator[tuple[str, bytes]]:
+    paths = [entry.path for entry in store.list(folder) if entry.path.endswith(ending)]
+    yield from zip(paths, store.get_all(paths), strict=True)
 
 
 def _files(store: Store, files: list[Table | File], progress: Progress) -> Iterator[str]:
@@ -59,8 +64,7 @@ def _files(store: Store, files: list[Table | File], progress: Progress) -> Itera
 def _digest(store: Store, path: str) -> str | None:
     """An object's sha256; None where there is none."""
     try:
-        with store.reader(path) as file:
-            return file_digest(file, "sha256").hexdigest()
+        return store.sha256(path)
     except Missing:
         return None
 
@@ -74,11 +78,11 @@ def _adds_up(store: Store, run: Run) -> bool:
 
 
 def _dag_runs(store: Store, committed: set[str]) -> Iterator[str]:
-    for path in [entry.path for entry in store.list("studies") if entry.path.endswith("/runs.json")]:
-        if not DagRun.intact(data := store.get(path)):
+    for path, data in _all(store, "studies", "/runs.json"):
+        if (dag_run := DagRun.from_bytes(data)) is None:
             yield f"{path}: {ALTERED}"
             continue
-        dag_run, study = DagRun.model_validate_json(data), path.removesuffix("runs.json") + "study.json"
+        study = path.removesuffix("runs.json") + "study.json"
         yield from (f"{run}: {GONE}, and {path} names it" for run in dag_run.runs.values() if run not in committed)
         if (found := _digest(store, study)) != dag_run.study:
             yield f"{study}: {ALTERED if found else GONE}"
@@ -99,7 +103,10 @@ def _shards(store: Store) -> Iterator[str]:
 
 def _is(store: Store, uri: str, etag: str, sha256: str) -> bool:
     """An etag tells that a shard is the one ingested; where it is another, as in a store that was moved, the checksum."""
-    return (store.exists(uri) and store.head(uri).etag == etag) or _digest(store, uri) == sha256
+    try:
+        return store.head(uri).etag == etag or store.sha256(uri) == sha256
+    except Missing:
+        return False
 
 
 def _catalog(store: Store) -> Iterator[str]:

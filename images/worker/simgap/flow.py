@@ -81,8 +81,7 @@ def commit(store: Store, plan: dict[str, Any], lineage: dict[str, Any], *, partl
 def made(store: Store, roles: Roles, dag_id: str, dag_run: str) -> dict[str, Roles]:
     """Those of the runs that this DAG run made itself, by role, by kind: their stage, or dataset or test_set."""
     kinds: dict[str, Roles] = {}
-    for role, path in roles.items():
-        run = runs.load(store, path)
+    for (role, path), run in zip(roles.items(), runs.load_all(store, roles.values()), strict=True):
         if (run.lineage.get("dag_id"), run.lineage.get("dag_run")) == (dag_id, dag_run):
             kinds.setdefault(_kind(store, run), {})[role] = path
     return kinds

@@ -44,7 +44,7 @@ def publish(store: Store) -> str:
 def connect(store: Store, paths: Iterable[str]) -> duckdb.DuckDBPyConnection:
     """A catalog in memory of these runs alone."""
     connection = duck.connect(store)
-    fill(connection, store, [runs.load(store, path) for path in paths], [])
+    fill(connection, store, runs.load_all(store, paths), [])
     return connection
 
 

@@ -2,7 +2,7 @@
 
 import json
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,12 +30,13 @@ class Sealed(Frozen):
         return blank.model_copy(update={"seal": seal}).model_dump_json(indent=1).encode()
 
     @classmethod
-    def intact(cls, data: bytes) -> bool:
-        """Whether these bytes are a document as it was stored."""
+    def from_bytes(cls, data: bytes) -> Self | None:
+        """The document in these bytes; None when they are not as it was stored."""
         try:
-            return cls.model_validate_json(data).to_bytes() == data
+            document = cls.model_validate_json(data)
         except ValidationError:
-            return False
+            return None
+        return document if document.to_bytes() == data else None
 
 
 class Input(Frozen):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -119,6 +120,11 @@ class Store:
         with told(str(local_file)), local_file.open("wb") as target, ThreadPoolExecutor(BLOCKS_AT_ONCE) as pool:
             blocks = (pool.submit(self._block, there, start, start + BLOCK_BYTES, etag) for start in starts)
             target.writelines(_in_order(blocks))
+
+    def sha256(self, uri: str, etag: str | None = None) -> str:
+        """The checksum of an object: of the version with this etag, or the one that is there now; or raises `Changed`."""
+        with self.reader(uri, etag) as file:
+            return file_digest(file, "sha256").hexdigest()
 
     def exists(self, path: str) -> bool:
         try:
