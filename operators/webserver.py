@@ -83,15 +83,20 @@ def api(home: Home) -> Api:
 
 def end_session(session: int, seconds: float) -> int:
     """Ends a session's processes and all that they started; by force after some seconds. Returns how many."""
-    processes = {process for member in _session(session) for process in _family(member)}
-    for process in processes:
+    going = processes(session)
+    for process in going:
         _quietly(process.terminate)
-    _, left = psutil.wait_procs(processes, timeout=seconds)
+    _, left = psutil.wait_procs(going, timeout=seconds)
     left = {*left, *_session(session)}
     for process in left:
         _quietly(process.kill)
     psutil.wait_procs(left, timeout=seconds)
-    return len(processes | left)
+    return len(going | left)
+
+
+def processes(session: int) -> set[psutil.Process]:
+    """A session's processes and all that they started."""
+    return {process for member in _session(session) for process in _family(member)}
 
 
 def _session(session: int) -> list[psutil.Process]:

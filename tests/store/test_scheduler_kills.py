@@ -1,6 +1,5 @@
 """A study under Airflow's own scheduler: its unit, the task around it, and all of Airflow are killed while it runs."""
 
-import os
 import shutil
 import signal
 import socket
@@ -57,7 +56,7 @@ def test_a_study_goes_on_whatever_is_killed(home: Home, bucket: Bucket, undistur
 
 def kill(home: Home, victim: str) -> None:
     if victim == "airflow":
-        for process in list(_processes(home)):
+        for process in webserver.processes(webserver.leader(home)):
             process.send_signal(signal.SIGKILL)
         wait_for(lambda: webserver.leader(home) is None, 10)
         webserver.up(home)
@@ -68,33 +67,13 @@ def kill(home: Home, victim: str) -> None:
 
 def _units(home: Home) -> Iterator[psutil.Process]:
     """Processes that do a unit, of this Airflow."""
-    for process in _processes(home):
+    leader = webserver.leader(home)
+    for process in webserver.processes(leader) if leader else ():
         try:
             if " simgap run " in " ".join(process.cmdline()):
                 yield process
         except psutil.NoSuchProcess:
             continue
-
-
-def _processes(home: Home) -> Iterator[psutil.Process]:
-    """All of an Airflow's processes, those with sessions of their own included."""
-    leader = webserver.leader(home)
-    found = [p for p in psutil.process_iter() if leader is not None and _session(p) == leader]
-    yield from {child for process in found for child in [process, *_children(process)]}
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _session(process: psutil.Process) -> int | None:
-    try:
-        return os.getsid(process.pid)
-    except (ProcessLookupError, PermissionError):
-        return None
 
 
 def _units_done(bucket: Bucket) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import psutil
 from buckets import Bucket
 
 from operators.embedded import ROOT, Home
+from simgap import runs
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_AFTER = 3.0
@@ -86,7 +86,7 @@ class StudyThroughAirflow:
 
 def is_manifest(path: str) -> bool:
     """runs/<stage>/<name>-<key>/units/0003.json"""
-    return re.fullmatch(r"runs/[^/]+/[^/]+/units/\d{4}\.json", path) is not None
+    return runs.MANIFEST.fullmatch(path) is not None
 
 
 def _processes_of(console: subprocess.Popen[bytes], victim: str) -> list[psutil.Process]:
